@@ -31,7 +31,11 @@ const IN_FLIGHT: usize = 64;
 /// connection has an unknown outcome.
 const IDLE: Duration = Duration::from_secs(15);
 /// What stands in a URL as it is.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// A pool of connections to one service.
 #[derive(Clone)]
@@ -139,7 +143,8 @@ impl Client {
     ) -> Result<T, DiscoveryError> {
         let body = self.call(request, deadline).await?;
         serde_json::from_slice(&body).map_err(|cause| {
-            error::unreadable(request.effect, &self.host, "not as this version understands it").with_source(cause)
+            error::unreadable(request.effect, &self.host, "not as this version understands it")
+                .with_source(cause)
         })
     }
 
@@ -180,19 +185,31 @@ impl Client {
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(body.clone());
         }
-        let response = builder.send().await.map_err(|cause| self.failure(cause, request))?;
+        let response = builder
+            .send()
+            .await
+            .map_err(|cause| self.failure(cause, request))?;
         self.read(response, request).await
     }
 
     /// Reads an answer up to the limit.
     async fn read(&self, mut response: reqwest::Response, request: &Request) -> Result<Answer, Failure> {
         let media_type = response.headers().get(header::CONTENT_TYPE);
-        let problem = media_type.is_some_and(|value| value.as_bytes().starts_with(wire::PROBLEM_JSON.as_bytes()));
+        let problem =
+            media_type.is_some_and(|value| value.as_bytes().starts_with(wire::PROBLEM_JSON.as_bytes()));
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|cause| self.failure(cause, request))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|cause| self.failure(cause, request))?
+        {
             if body.len() + chunk.len() > wire::ANSWER_BYTES {
                 let why = format!("with more than {} bytes", wire::ANSWER_BYTES);
-                return Err(Failure::Final(error::unreadable(request.effect, &self.host, &why)));
+                return Err(Failure::Final(error::unreadable(
+                    request.effect,
+                    &self.host,
+                    &why,
+                )));
             }
             body.extend_from_slice(&chunk);
         }
@@ -215,7 +232,9 @@ impl Client {
             return Ok(answer.body);
         }
         let status = answer.status.as_u16();
-        let problem = answer.problem.then(|| serde_json::from_slice::<Problem>(&answer.body));
+        let problem = answer
+            .problem
+            .then(|| serde_json::from_slice::<Problem>(&answer.body));
         Err(match problem {
             Some(Ok(problem)) => error::from_problem(&problem, &self.host),
             _ => error::from_status(status, effect, &self.host),
@@ -236,14 +255,21 @@ impl Client {
     pub(crate) async fn check(&self, limit: Duration) -> Result<(), DiscoveryError> {
         let request = Request::get("/healthz".to_owned());
         let stranger = |why: &str| {
-            let context = format!("what answers at {} is not a discovery service: {why}", self.base_url);
+            let context = format!(
+                "what answers at {} is not a discovery service: {why}",
+                self.base_url
+            );
             error::error(ErrorKind::InvalidConfig, context)
         };
         let health = self.json::<wire::Health>(&request, Instant::now() + limit).await;
         match health {
             Ok(health) if health.service != wire::SERVICE => Err(stranger("it calls itself something else")),
             Ok(health) if health.api != wire::API => {
-                let context = format!("{} speaks another version of the API than {}", self.base_url, wire::API);
+                let context = format!(
+                    "{} speaks another version of the API than {}",
+                    self.base_url,
+                    wire::API
+                );
                 Err(error::error(ErrorKind::Unsupported, context))
             }
             Ok(_) => Ok(()),

@@ -153,7 +153,11 @@ fn check_parts(url: &SystemUrl) -> Result<(), DiscoveryError> {
         "https" => {
             return refuse("https:// is not supported yet: use http:// on a network that you trust");
         }
-        other => return refuse(format!("{other}:// is not a URL of the HTTP service: use http://")),
+        other => {
+            return refuse(format!(
+                "{other}:// is not a URL of the HTTP service: use http://"
+            ));
+        }
     }
     if url.user().is_some() {
         return refuse("http:// takes no user or password: the service does not ask for any yet");
@@ -214,7 +218,10 @@ mod tests {
     #[test]
     fn a_host_is_enough() {
         let config = from_url("http://localhost").unwrap();
-        assert_eq!((config.base_url(), config.host()), ("http://localhost", "localhost"));
+        assert_eq!(
+            (config.base_url(), config.host()),
+            ("http://localhost", "localhost")
+        );
         assert_eq!(config.cluster().as_str(), "default");
         assert_eq!(config.ttl(), Duration::from_secs(10));
         assert_eq!(config.connect_timeout(), Duration::from_secs(5));

@@ -80,7 +80,11 @@ pub(crate) fn from_reqwest(cause: reqwest::Error, effect: Effect, host: &str) ->
     // The URL in reqwest's own message holds the session's name.
     let cause = cause.without_url();
     let (kind, retry, context) = if cause.is_builder() {
-        (ErrorKind::InvalidConfig, Retry::Never, format!("cannot form a request to {host}"))
+        (
+            ErrorKind::InvalidConfig,
+            Retry::Never,
+            format!("cannot form a request to {host}"),
+        )
     } else if cause.is_connect() && !cause.is_timeout() {
         let context = format!("cannot connect to {host}");
         (ErrorKind::Unavailable, Retry::Safe { after: None }, context)
@@ -88,7 +92,11 @@ pub(crate) fn from_reqwest(cause: reqwest::Error, effect: Effect, host: &str) ->
         let context = format!("no connection to {host} in time");
         (ErrorKind::Timeout, Retry::Safe { after: None }, context)
     } else if cause.is_timeout() {
-        (ErrorKind::Timeout, effect.unanswered(), format!("no answer from {host} in time"))
+        (
+            ErrorKind::Timeout,
+            effect.unanswered(),
+            format!("no answer from {host} in time"),
+        )
     } else {
         let context = format!("the connection to {host} broke before the answer was complete");
         (ErrorKind::Unavailable, effect.unanswered(), context)
@@ -150,14 +158,23 @@ mod tests {
             ("from-the-future", 429, ErrorKind::RateLimited),
             ("from-the-future", 401, ErrorKind::PermissionDenied),
         ] {
-            assert_eq!(from_problem(&problem(code, status), "h:1").kind(), kind, "{code} {status}");
+            assert_eq!(
+                from_problem(&problem(code, status), "h:1").kind(),
+                kind,
+                "{code} {status}"
+            );
         }
     }
 
     #[test]
     fn a_page_of_a_proxy_is_never_a_missing_record() {
         for (status, effect, kind, retry) in [
-            (502, Effect::Read, ErrorKind::Unavailable, Retry::Safe { after: None }),
+            (
+                502,
+                Effect::Read,
+                ErrorKind::Unavailable,
+                Retry::Safe { after: None },
+            ),
             (502, Effect::Write, ErrorKind::Unavailable, Retry::OutcomeUnknown),
             (504, Effect::Write, ErrorKind::Unavailable, Retry::OutcomeUnknown),
             (404, Effect::Read, ErrorKind::Unexpected, Retry::Never),
@@ -165,7 +182,11 @@ mod tests {
             (401, Effect::Write, ErrorKind::PermissionDenied, Retry::Never),
         ] {
             let error = from_status(status, effect, "h:1");
-            assert_eq!((error.kind(), error.retry()), (kind, retry), "{status} {effect:?}");
+            assert_eq!(
+                (error.kind(), error.retry()),
+                (kind, retry),
+                "{status} {effect:?}"
+            );
             assert!(error.to_string().contains("h:1"), "{error}");
         }
     }
@@ -188,6 +209,9 @@ mod tests {
         assert_eq!(retry(Effect::Write, true), Retry::OutcomeUnknown);
         assert_eq!(retry(Effect::Write, false), Retry::Safe { after: None });
         assert_eq!(retry(Effect::Read, true), Retry::Safe { after: None });
-        assert_eq!(unreadable(Effect::Write, "h:1", "x").retry(), Retry::OutcomeUnknown);
+        assert_eq!(
+            unreadable(Effect::Write, "h:1", "x").retry(),
+            Retry::OutcomeUnknown
+        );
     }
 }

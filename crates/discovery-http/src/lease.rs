@@ -25,7 +25,11 @@ pub(crate) fn token(session: &Session) -> Result<&str, DiscoveryError> {
 }
 
 /// Opens a session.
-pub(crate) async fn open(client: &Client, cluster: &Cluster, ttl: Duration) -> Result<Session, DiscoveryError> {
+pub(crate) async fn open(
+    client: &Client,
+    cluster: &Cluster,
+    ttl: Duration,
+) -> Result<Session, DiscoveryError> {
     let body = OpenSession {
         ttl_ms: wire::millis(ttl),
     };
@@ -79,9 +83,16 @@ pub(crate) async fn renew(
 }
 
 /// Ends a session.
-pub(crate) async fn close(client: &Client, cluster: &Cluster, session: &Session) -> Result<(), DiscoveryError> {
+pub(crate) async fn close(
+    client: &Client,
+    cluster: &Cluster,
+    session: &Session,
+) -> Result<(), DiscoveryError> {
     let path = client::path(cluster, &format!("sessions/{}", token(session)?))?;
-    client.call(&Request::delete(path), client.deadline()).await.map(drop)
+    client
+        .call(&Request::delete(path), client.deadline())
+        .await
+        .map(drop)
 }
 
 /// One request of a renewal.
@@ -93,7 +104,12 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    async fn send(&self, client: &Client, cluster: &Cluster, deadline: Instant) -> Result<Renewal, DiscoveryError> {
+    async fn send(
+        &self,
+        client: &Client,
+        cluster: &Cluster,
+        deadline: Instant,
+    ) -> Result<Renewal, DiscoveryError> {
         let cluster = match self.held.first() {
             Some(held) => part::cluster(&held.key)?,
             None => cluster.clone(),

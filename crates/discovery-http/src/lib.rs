@@ -8,6 +8,7 @@ mod part;
 #[cfg(feature = "server")]
 pub mod server;
 mod store;
+mod system;
 mod wire;
 
-pub use self::{config::HttpConfig, store::HttpStore};
+pub use self::{config::HttpConfig, store::HttpStore, system::HttpSystem};

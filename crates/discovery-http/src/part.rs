@@ -12,12 +12,12 @@ const ITEMS: usize = 1_000;
 
 /// Cuts items into runs of one cluster whose sizes add up to at most `limit`; a larger item
 /// stands alone.
-pub(crate) fn split<'a, T>(
-    items: &'a [T],
+pub(crate) fn split<T>(
+    items: &[T],
     key: impl Fn(&T) -> &RecordKey,
     size: impl Fn(&T) -> usize,
     limit: usize,
-) -> Vec<&'a [T]> {
+) -> Vec<&[T]> {
     let mut parts = Vec::new();
     let mut start = 0;
     let mut sum = 0;
@@ -58,7 +58,10 @@ mod tests {
     }
 
     fn sizes(items: &[(&str, usize)], limit: usize) -> Vec<usize> {
-        let items: Vec<_> = items.iter().map(|(cluster, size)| (key(cluster), *size)).collect();
+        let items: Vec<_> = items
+            .iter()
+            .map(|(cluster, size)| (key(cluster), *size))
+            .collect();
         let parts = split(&items, |item| &item.0, |item| item.1, limit);
         parts.into_iter().map(<[_]>::len).collect()
     }

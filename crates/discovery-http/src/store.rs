@@ -10,7 +10,7 @@ use discovery_core::{
         Held, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session, Write, Written,
     },
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,7 +19,10 @@ use crate::{
     error::Effect,
     lease,
     part::{self, REQUEST_BYTES},
-    wire::{self, BatchGet, BatchWrite, Body, Got, Page, Remove, RemoveAnswer, Results, WireExpect, WriteAnswer, WriteItem},
+    wire::{
+        self, BatchGet, BatchWrite, Body, Got, Page, Remove, RemoveAnswer, Results, WireExpect, WriteAnswer,
+        WriteItem,
+    },
 };
 
 /// Parts of one large read that are asked for at the same time.
@@ -41,7 +44,8 @@ impl HttpStore {
     /// `InvalidConfig` naming what cannot work.
     pub fn try_new(config: &HttpConfig) -> Result<Self, DiscoveryError> {
         let client = Client::try_new(config)?;
-        client::path(config.cluster(), "").map_err(|error| DiscoveryError::invalid_config(error.context()))?;
+        client::path(config.cluster(), "")
+            .map_err(|error| DiscoveryError::invalid_config(error.context()))?;
         Ok(Self {
             client,
             cluster: config.cluster().clone(),
@@ -59,7 +63,10 @@ impl HttpStore {
         deadline: Instant,
     ) -> Result<Vec<Result<Option<Record>, DiscoveryError>>, DiscoveryError> {
         let cluster = part::cluster(&keys[0])?;
-        let keys = keys.iter().map(|key| wire::relative(key).to_owned()).collect::<Vec<_>>();
+        let keys = keys
+            .iter()
+            .map(|key| wire::relative(key).to_owned())
+            .collect::<Vec<_>>();
         let asked = keys.len();
         let path = client::path(&cluster, "records:batchGet")?;
         let request = Request::post(path, &BatchGet { keys }, Effect::Read)?;
@@ -89,13 +96,23 @@ impl HttpStore {
         let answer: Results<WriteAnswer> = self.client.json(&request, deadline).await?;
         let answers = self.one_each(answer, items.len(), Effect::Write)?;
         let pairs = items.iter().zip(answers);
-        Ok(pairs.map(|(item, answer)| self.written(item, answer, &cluster)).collect())
+        Ok(pairs
+            .map(|(item, answer)| self.written(item, answer, &cluster))
+            .collect())
     }
 
-    fn written(&self, item: &Write, answer: WriteAnswer, cluster: &Cluster) -> Result<Written, DiscoveryError> {
+    fn written(
+        &self,
+        item: &Write,
+        answer: WriteAnswer,
+        cluster: &Cluster,
+    ) -> Result<Written, DiscoveryError> {
         match answer {
             WriteAnswer::Done { version, at } => {
-                let unreadable = |_| self.client.unreadable(Effect::Write, "with a version that is none");
+                let unreadable = |_| {
+                    self.client
+                        .unreadable(Effect::Write, "with a version that is none")
+                };
                 Ok(Written::Done(Record {
                     key: item.key.clone(),
                     body: item.body.clone(),
@@ -148,7 +165,12 @@ impl HttpStore {
         })
     }
 
-    fn record(&self, record: wire::WireRecord, cluster: &Cluster, effect: Effect) -> Result<Record, DiscoveryError> {
+    fn record(
+        &self,
+        record: wire::WireRecord,
+        cluster: &Cluster,
+        effect: Effect,
+    ) -> Result<Record, DiscoveryError> {
         let unreadable = |cause: DiscoveryError| {
             let error = self.client.unreadable(effect, "with a record that is none");
             error.with_source(cause)
@@ -156,7 +178,12 @@ impl HttpStore {
         record.into_record(cluster).map_err(unreadable)
     }
 
-    fn one_each<T>(&self, answer: Results<T>, asked: usize, effect: Effect) -> Result<Vec<T>, DiscoveryError> {
+    fn one_each<T>(
+        &self,
+        answer: Results<T>,
+        asked: usize,
+        effect: Effect,
+    ) -> Result<Vec<T>, DiscoveryError> {
         if answer.results.len() == asked {
             return Ok(answer.results);
         }
@@ -199,10 +226,11 @@ impl RecordStore for HttpStore {
     async fn get(&self, keys: &[RecordKey]) -> Vec<Result<Option<Record>, DiscoveryError>> {
         let deadline = self.client.deadline();
         let parts = part::split(keys, |key| key, |_| 1, wire::KEYS_PER_GET);
-        let calls = parts.into_iter().map(|part| async move {
-            let outcome = self.get_part(part, deadline).await;
-            per_item(outcome, part.len(), "get")
-        });
+        let mut calls = Vec::with_capacity(parts.len());
+        for part in parts {
+            let call = async move { per_item(self.get_part(part, deadline).await, part.len(), "get") };
+            calls.push(call.boxed());
+        }
         let answers: Vec<_> = stream::iter(calls).buffered(CONCURRENT_PARTS).collect().await;
         answers.into_iter().flatten().collect()
     }

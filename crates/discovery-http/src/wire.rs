@@ -403,9 +403,17 @@ mod tests {
 
     #[test]
     fn a_body_is_given_once() {
-        for json in ["{}", r#"{"body":"a","body_base64":"YQ=="}"#, r#"{"body_base64":"!"}"#] {
+        for json in [
+            "{}",
+            r#"{"body":"a","body_base64":"YQ=="}"#,
+            r#"{"body_base64":"!"}"#,
+        ] {
             let body: Body = serde_json::from_str(json).unwrap();
-            assert_eq!(body.into_bytes().unwrap_err().kind(), ErrorKind::InvalidArgument, "{json}");
+            assert_eq!(
+                body.into_bytes().unwrap_err().kind(),
+                ErrorKind::InvalidArgument,
+                "{json}"
+            );
         }
     }
 

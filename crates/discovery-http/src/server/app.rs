@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use discovery_core::{ErrorKind, store::RecordStore};
 use futures_util::FutureExt;
@@ -60,7 +60,9 @@ fn next_epoch() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = since.map_or(0, crate::wire::millis);
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(now.max(last + 1))
+    });
     now.max(last.unwrap_or_default() + 1)
 }
 
@@ -77,28 +79,25 @@ pub(super) fn router(app: Arc<App>) -> Router {
 }
 
 fn in_clusters() -> Router<Arc<App>> {
-    let routes = Router::new()
-        .route("/sessions", post(sessions::open))
-        .route("/sessions/{session}", axum::routing::delete(sessions::close))
-        .route("/sessions/{session}/renew", post(sessions::renew))
-        .route("/records:batchGet", post(records::batch_get))
-        .route("/records:batchWrite", post(records::batch_write))
-        .route("/records:remove", post(records::remove))
-        .route("/records/{kind}", get(list::records))
-        .route(
-            "/records/{kind}/{*key}",
-            get(records::read).put(records::write).delete(records::delete),
-        )
-        .route("/instances", get(instances::list))
-        .route(
-            "/instances/{id}",
-            get(instances::by_instance_id)
-                .put(instances::register)
-                .delete(instances::unregister),
-        )
-        .route("/instances/{id}/lease", put(instances::renew))
-        .route("/workers/{id}", get(instances::by_worker_id));
-    Router::new().nest("/v1/clusters/{cluster}", routes)
+    // Not nested: handlers read the path as it was sent.
+    let at = |path: &str| format!("/v1/clusters/{{cluster}}{path}");
+    let record = get(records::read).put(records::write).delete(records::delete);
+    let instance = get(instances::by_instance_id)
+        .put(instances::register)
+        .delete(instances::unregister);
+    Router::new()
+        .route(&at("/sessions"), post(sessions::open))
+        .route(&at("/sessions/{session}"), delete(sessions::close))
+        .route(&at("/sessions/{session}/renew"), post(sessions::renew))
+        .route(&at("/records:batchGet"), post(records::batch_get))
+        .route(&at("/records:batchWrite"), post(records::batch_write))
+        .route(&at("/records:remove"), post(records::remove))
+        .route(&at("/records/{kind}"), get(list::records))
+        .route(&at("/records/{kind}/{*key}"), record)
+        .route(&at("/instances"), get(instances::list))
+        .route(&at("/instances/{id}"), instance)
+        .route(&at("/instances/{id}/lease"), put(instances::renew))
+        .route(&at("/workers/{id}"), get(instances::by_worker_id))
 }
 
 /// Bounds the number of requests and the time of each, and answers for a handler that panics.
@@ -112,7 +111,8 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => {
             tracing::error!("a request handler panicked");
-            Refusal::of_kind(ErrorKind::Unexpected, "the service failed; its log may tell why").into_response()
+            Refusal::of_kind(ErrorKind::Unexpected, "the service failed; its log may tell why")
+                .into_response()
         }
         Err(_) => {
             let refusal = Refusal::of_kind(ErrorKind::Timeout, "the request took too long");
@@ -125,7 +125,11 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 }
 
 async fn no_such_route() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "no-such-route", "the service has no such path")
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "no-such-route",
+        "the service has no such path",
+    )
 }
 
 async fn method_not_allowed() -> Refusal {

@@ -1,12 +1,15 @@
 //! A request, read and taken apart; whatever is wrong with it is answered as a problem.
 
+use std::time::Duration;
+
 use axum::{
-    body::{self, Body},
+    body::Body,
     extract::{FromRequest, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use discovery_core::{Cluster, DiscoveryError, ErrorKind, limit, store::Writer};
+use futures_util::StreamExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
@@ -65,12 +68,8 @@ impl Call {
 
     /// A header, if it is there.
     pub(super) fn header(&self, name: &str) -> Result<Option<&str>, Refusal> {
-        let text = |value: &header::HeaderValue| value.to_str().is_ok();
-        match self.headers.get(name) {
-            None => Ok(None),
-            Some(value) if text(value) => Ok(value.to_str().ok()),
-            Some(_) => Err(Refusal::invalid(format!("the header {name} is not plain text"))),
-        }
+        let text = self.headers.get(name).map(HeaderValue::to_str).transpose();
+        text.map_err(|_| Refusal::invalid(format!("the header {name} is not plain text")))
     }
 
     /// A header that must be there.
@@ -89,9 +88,13 @@ impl Call {
         Ok(self.header("writer-id")?.map(wire::writer).transpose()?)
     }
 
-    /// An option of the query; every option asked for in `known` may be there, no other.
+    /// An option of the query; one that is not among `known` is refused.
     pub(super) fn option(&self, name: &str, known: &[&str]) -> Result<Option<&str>, Refusal> {
-        if let Some((stranger, _)) = self.query.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+        if let Some((stranger, _)) = self
+            .query
+            .iter()
+            .find(|(name, _)| !known.contains(&name.as_str()))
+        {
             let known = known.join(", ");
             return Err(Refusal::invalid(format!(
                 "there is no option {:?} here; the options are: {known}",
@@ -106,12 +109,7 @@ impl Call {
 /// The cluster and what follows it. Segments are told apart before they are decoded, so that
 /// an encoded slash stays inside its segment, where it is refused.
 fn path(parts: &Parts) -> Result<(Cluster, Vec<String>), Refusal> {
-    // Within a nested router, the URI of the request has lost its beginning.
-    let uri = parts
-        .extensions
-        .get::<axum::extract::OriginalUri>()
-        .map_or(&parts.uri, |original| &original.0);
-    let rest = uri.path().strip_prefix("/v1/clusters/").unwrap_or_default();
+    let rest = parts.uri.path().strip_prefix("/v1/clusters/").unwrap_or_default();
     let mut segments = rest.split('/').map(|segment| decode("path", segment));
     let cluster = segments.next().transpose()?.unwrap_or_default();
     Ok((Cluster::try_new(cluster)?, segments.collect::<Result<_, _>>()?))
@@ -135,26 +133,35 @@ fn decode(part: &str, text: &str) -> Result<String, Refusal> {
 }
 
 async fn read(body: Body) -> Result<Bytes, Refusal> {
-    body::to_bytes(body, wire::REQUEST_BYTES).await.map_err(|cause| {
-        // axum wraps the cause; what is not the limit is a connection that broke.
-        let too_large = std::error::Error::source(&cause).is_some_and(|source| source.to_string().contains("limit"));
-        match too_large {
-            true => large(format!("a request has at most {} bytes", wire::REQUEST_BYTES)),
-            false => Refusal::invalid("the body could not be read to its end"),
+    let mut chunks = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Refusal::invalid("the body could not be read to its end"))?;
+        if whole.len() + chunk.len() > wire::REQUEST_BYTES {
+            return Err(large(format!(
+                "a request has at most {} bytes",
+                wire::REQUEST_BYTES
+            )));
         }
-    })
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
 }
 
 /// A time to live on the wire; outside the limits it is refused, never clamped.
-pub(super) fn ttl(ttl_ms: u64) -> Result<std::time::Duration, Refusal> {
-    Ok(limit::ttl(std::time::Duration::from_millis(ttl_ms))?)
+pub(super) fn ttl(ttl_ms: u64) -> Result<Duration, Refusal> {
+    Ok(limit::ttl(Duration::from_millis(ttl_ms))?)
 }
 
 /// A body of a record, within its limit.
 pub(super) fn record_body(key: &str, body: wire::Body) -> Result<Bytes, Refusal> {
     let body = body.into_bytes()?;
     if body.len() > limit::BODY_BYTES {
-        let detail = format!("the body of {:?} has more than {} bytes", cut(key), limit::BODY_BYTES);
+        let detail = format!(
+            "the body of {:?} has more than {} bytes",
+            cut(key),
+            limit::BODY_BYTES
+        );
         return Err(large(detail));
     }
     Ok(body)

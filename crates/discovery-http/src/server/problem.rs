@@ -109,7 +109,9 @@ fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::InvalidArgument | ErrorKind::InvalidConfig => StatusCode::BAD_REQUEST,
         ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
-        ErrorKind::WorkerIdCollision | ErrorKind::ChecksumMismatch | ErrorKind::Superseded => StatusCode::CONFLICT,
+        ErrorKind::WorkerIdCollision | ErrorKind::ChecksumMismatch | ErrorKind::Superseded => {
+            StatusCode::CONFLICT
+        }
         ErrorKind::LeaseLost => StatusCode::GONE,
         ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,

@@ -20,7 +20,11 @@ impl Token {
     }
 
     pub(super) fn write(epoch: u64, session: &Session) -> String {
-        format!("{epoch:x}.{}.{:x}", wire::hex(&session.id), wire::millis(session.ttl))
+        format!(
+            "{epoch:x}.{}.{:x}",
+            wire::hex(&session.id),
+            wire::millis(session.ttl)
+        )
     }
 }
 
@@ -62,7 +66,17 @@ mod tests {
             let token = parse(&Token::write(77, &session)).unwrap();
             assert_eq!((token.epoch, token.session), (77, session));
         }
-        for bad in ["", ".", "..", "1.00", "1.0.2710", "1.00.0", "1.00.2710.", "+1.00.2710", "x.00.2710"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "1.00",
+            "1.0.2710",
+            "1.00.0",
+            "1.00.2710.",
+            "+1.00.2710",
+            "x.00.2710",
+        ] {
             assert!(parse(bad).is_none(), "{bad}");
         }
     }
