@@ -28,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
                 require: true,
                 ..Default::default()
             };
-            totals = test::run(workspace, &args)?;
+            totals = test::run(workspace, &args);
             if !totals.good() {
                 bail!("{totals}");
             }

@@ -42,8 +42,19 @@ fn names() -> PossibleValuesParser {
         .into()
 }
 
-/// Runs the tests and prints everything but the closing line.
-pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Totals> {
+/// Runs the tests and prints everything but the closing line. What keeps them from running
+/// counts as a failure.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Totals {
+    try_run(workspace, args).unwrap_or_else(|error| {
+        println!("error: {error:#}\n");
+        Totals {
+            failed: 1,
+            ..Totals::default()
+        }
+    })
+}
+
+fn try_run(workspace: &Workspace, args: &Args) -> Result<Totals> {
     let folder = fresh_folder(workspace.target_directory())?;
     let choice = choose(workspace, args)?;
     let report = match build(workspace, &choice) {
