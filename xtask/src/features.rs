@@ -67,8 +67,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 /// building all dependencies anew.
 fn check(feature: &str) -> Result<()> {
     let mut command = cargo::cargo(["clippy", "-p", FACADE, "--no-default-features"]);
-    command.args(["--features", feature, "--", "-D", "warnings"]);
-    cargo::run(&mut command)
+    if !feature.is_empty() {
+        command.args(["--features", feature]);
+    }
+    cargo::run(command.args(["--", "-D", "warnings"]))
 }
 
 fn tree(choice: &[&str]) -> Result<String> {

@@ -143,7 +143,9 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.matrix)?;
+        if !self.matrix.trials.is_empty() {
+            writeln!(f, "{}", self.matrix)?;
+        }
         for (title, lines) in [("ignored", self.ignored()), ("failed", self.failed())] {
             for line in &lines {
                 writeln!(f, "{title}: {}", line.replace('\n', "\n    "))?;
@@ -153,7 +155,10 @@ impl fmt::Display for Report {
             }
         }
         let others: Vec<&Target> = self.others().filter(|target| !target.is_empty()).collect();
-        f.write_str(&libtest::lay_out(&others))
+        if others.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "{}", libtest::lay_out(&others))
     }
 }
 

@@ -63,7 +63,7 @@ fn try_run(workspace: &Workspace, args: &Args) -> Result<Totals> {
     };
     let path = folder.join("matrix.json");
     fs::write(&path, report.json()?).with_context(|| path.display().to_string())?;
-    println!("\n{report}");
+    print!("\n{report}");
     Ok(report.totals())
 }
 
