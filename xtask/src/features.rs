@@ -38,13 +38,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         if let Err(error) = check(name) {
             problems.push(format!("{error:#}"));
         }
-        let crates = parse(&tree(&[
-            "-p",
-            FACADE,
-            "--no-default-features",
-            "--features",
-            name,
-        ])?);
+        let choice = ["-p", FACADE, "--no-default-features", "--features", name];
+        let crates = parse(&tree("normal,build", &choice)?);
         problems.extend(strangers(name, &crates));
         if name == "default" && crates.len() > DEFAULT_LIMIT {
             let count = crates.len();
@@ -54,7 +49,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         }
         rows.push(row(name, &crates));
     }
-    let all = parse(&tree(&["--workspace", "--all-features"])?);
+    let all = parse(&tree("normal,build,dev", &["--workspace", "--all-features"])?);
     problems.extend(doubles(&all));
     println!("\n{}", table(&["feature", "backends", "crates"], 2, &rows));
     if problems.is_empty() {
@@ -73,8 +68,8 @@ fn check(feature: &str) -> Result<()> {
     cargo::run(command.args(["--", "-D", "warnings"]))
 }
 
-fn tree(choice: &[&str]) -> Result<String> {
-    let mut command = cargo::cargo(["tree", "-e", "normal,build", "--prefix", "none"]);
+fn tree(edges: &str, choice: &[&str]) -> Result<String> {
+    let mut command = cargo::cargo(["tree", "--prefix", "none", "--edges", edges]);
     cargo::output(command.args(choice))
 }
 
