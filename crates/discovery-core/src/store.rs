@@ -4,7 +4,7 @@
 //! records alive for as long as it is renewed. Every discovery trait is written once over
 //! this contract, so that a backend which fulfils it offers them all.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -76,6 +76,12 @@ impl RecordKey {
     pub fn starts_with(&self, prefix: &Self) -> bool {
         let rest = self.0.strip_prefix(&*prefix.0);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl Borrow<str> for RecordKey {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -218,8 +224,9 @@ pub struct Removal {
     /// Whose record.
     pub writer: Writer,
     /// `Version`: removes the record in that state. `Absent`: removes nothing, but makes every
-    /// write of `writer` under this key that may still be on its way fail (a *fence*). A store
-    /// that cannot do that answers [`Removed::Done`] and names what turns up late as
+    /// write of `writer` under this key that may still be on its way fail (a *fence*), whoever
+    /// else's record stands there; a record of `writer` itself is a conflict. A store that
+    /// cannot fence answers [`Removed::Done`] and names what turns up late as
     /// [`Renewal::unwanted`].
     pub expect: Expect,
 }

@@ -1,1 +1,18 @@
-//! x
+//! Leased records: every discovery trait, written once over any
+//! [`RecordStore`](discovery_core::store::RecordStore).
+//!
+//! * [`record`]: the envelope that bodies are written in.
+//! * [`Registrar`]: keeps registrations alive whatever happens to the backend.
+//! * [`peer`]: peers as records, one record per peer.
+//! * [`RecordSystem`]: a [`DiscoverySystem`](discovery_core::DiscoverySystem) over a store,
+//!   which backends wrap.
+
+pub mod peer;
+pub mod record;
+mod registrar;
+mod system;
+
+pub use self::{
+    registrar::{Intent, Judge, OpenStore, Opening, Registrar, RegistrarConfig, Renewing},
+    system::{RecordSystem, RecordSystemConfig},
+};

@@ -1,0 +1,23 @@
+//! Stores that one process shares by name.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use crate::MemoryStore;
+
+static STORES: Mutex<Option<HashMap<String, Weak<MemoryStore>>>> = Mutex::new(None);
+
+/// The store of this name, which lives as long as somebody uses it.
+pub(crate) fn store(name: &str) -> Arc<MemoryStore> {
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let stores = stores.get_or_insert_default();
+    stores.retain(|_, store| store.strong_count() > 0);
+    if let Some(store) = stores.get(name).and_then(Weak::upgrade) {
+        return store;
+    }
+    let store = Arc::new(MemoryStore::new());
+    stores.insert(name.to_owned(), Arc::downgrade(&store));
+    store
+}
