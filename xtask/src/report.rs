@@ -174,13 +174,13 @@ fn backend(target: &Target) -> Option<&str> {
 /// What is wrong with a target, beside the tests of it that failed.
 fn problem(target: &Target, matrix: &Matrix) -> Option<String> {
     let options = &target.options;
+    let exit = target.exit.as_deref().unwrap_or(usual_exit(target));
     if !target.ended {
-        let exit = target.exit.as_deref().unwrap_or("exit status: 0");
         return Some(format!("{options}: ended without a result ({exit})"));
     }
     let Some(backend) = backend(target) else {
         let silent = target.blamed && target.failed == 0;
-        return silent.then(|| format!("{options}: failed, though no test did"));
+        return silent.then(|| format!("{options}: failed, though no test did ({exit})"));
     };
     let mut reported = matrix.trials.iter().filter(|trial| trial.backend == backend);
     let ran = target.passed + target.failed + target.ignored;
@@ -188,7 +188,16 @@ fn problem(target: &Target, matrix: &Matrix) -> Option<String> {
         return Some(format!("{options}: ran {ran} trials and reported none"));
     }
     let silent = target.blamed && !reported.any(|trial| trial.outcome == Outcome::Failed);
-    silent.then(|| format!("{options}: failed, though it reported no failed trial"))
+    silent.then(|| format!("{options}: failed, though it reported no failed trial ({exit})"))
+}
+
+/// How a process ends of which cargo says nothing: well, or like any test with failures.
+fn usual_exit(target: &Target) -> &'static str {
+    if target.blamed {
+        "exit status: 101"
+    } else {
+        "exit status: 0"
+    }
 }
 
 fn named<'a>(target: &'a Target, tests: &'a [String]) -> impl Iterator<Item = String> + 'a {
