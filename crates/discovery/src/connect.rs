@@ -61,7 +61,10 @@ fn unknown(scheme: &str) -> DiscoveryError {
         return DiscoveryError::invalid_config(context);
     }
     let schemes: Vec<_> = SCHEMES.iter().map(|(scheme, _)| format!("{scheme}://")).collect();
-    DiscoveryError::invalid_config(format!("unknown scheme {scheme}://; there are {}", schemes.join(", ")))
+    DiscoveryError::invalid_config(format!(
+        "unknown scheme {scheme}://; there are {}",
+        schemes.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -74,7 +77,10 @@ mod tests {
     fn an_unknown_scheme_is_named_with_those_that_exist() {
         let error = connect_lazy("gopher://somewhere").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-        assert!(error.to_string().contains("gopher") && error.to_string().contains("http://"), "{error}");
+        assert!(
+            error.to_string().contains("gopher") && error.to_string().contains("http://"),
+            "{error}"
+        );
     }
 
     #[cfg(not(feature = "http"))]

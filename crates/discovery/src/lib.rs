@@ -4,8 +4,8 @@ mod connect;
 pub mod systems;
 
 pub use discovery_core::{
-    Bounds, Capabilities, Capability, Cluster, DiscoveryError, ErrorKind, Retry, Secret, SystemUrl, limit, peer, store,
-    task,
+    Bounds, Capabilities, Capability, Cluster, DiscoveryError, ErrorKind, Retry, Secret, SystemUrl, limit,
+    peer, store, task,
 };
 #[doc(inline)]
 pub use discovery_records as records;
