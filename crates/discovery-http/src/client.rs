@@ -1,0 +1,331 @@
+//! Requests and answers: the sole user of the HTTP client library.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use discovery_core::{Cluster, DiscoveryError, ErrorKind, Retry};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, StatusCode, header, redirect};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    config::HttpConfig,
+    error::{self, Effect},
+    wire::{self, Problem},
+};
+
+/// The most requests in flight, and so the most connections.
+const IN_FLIGHT: usize = 64;
+/// Idle connections are closed well before the server would: a request that meets a closing
+/// connection has an unknown outcome.
+const IDLE: Duration = Duration::from_secs(15);
+/// What stands in a URL as it is.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// A pool of connections to one service.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base_url: Arc<str>,
+    host: Arc<str>,
+    timeout: Duration,
+    permits: Arc<Semaphore>,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    method: Method,
+    path: String,
+    body: Option<Bytes>,
+    effect: Effect,
+}
+
+/// An answer, read to its end.
+struct Answer {
+    status: StatusCode,
+    problem: bool,
+    body: Bytes,
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// An established connection broke: a read may be repeated.
+    Broken(reqwest::Error),
+    Final(DiscoveryError),
+}
+
+impl Request {
+    /// Reads; may be repeated once when a connection breaks.
+    pub(crate) fn get(path: String) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            body: None,
+            effect: Effect::Read,
+        }
+    }
+
+    /// Changes nothing or something, as `effect` says.
+    pub(crate) fn post(path: String, body: &impl Serialize, effect: Effect) -> Result<Self, DiscoveryError> {
+        let body = serde_json::to_vec(body).map_err(|cause| {
+            let context = "a request cannot be written as JSON".to_owned();
+            error::error(ErrorKind::Unexpected, context).with_source(cause)
+        })?;
+        Ok(Self {
+            method: Method::POST,
+            path,
+            body: Some(body.into()),
+            effect,
+        })
+    }
+
+    /// Removes.
+    pub(crate) fn delete(path: String) -> Self {
+        Self {
+            method: Method::DELETE,
+            path,
+            body: None,
+            effect: Effect::Write,
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn try_new(config: &HttpConfig) -> Result<Self, DiscoveryError> {
+        config.validate()?;
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .pool_max_idle_per_host(IN_FLIGHT)
+            .pool_idle_timeout(IDLE)
+            .user_agent(concat!("discovery/", env!("CARGO_PKG_VERSION")));
+        let http = builder.build().map_err(|cause| {
+            let context = "the HTTP client cannot be built".to_owned();
+            error::error(ErrorKind::InvalidConfig, context).with_source(cause)
+        })?;
+        Ok(Self {
+            http,
+            base_url: config.base_url().into(),
+            host: config.host().into(),
+            timeout: config.timeout(),
+            permits: Arc::new(Semaphore::new(IN_FLIGHT)),
+        })
+    }
+
+    /// When a call that begins now must have ended.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Sends a request and reads a JSON answer.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<T, DiscoveryError> {
+        let body = self.call(request, deadline).await?;
+        serde_json::from_slice(&body).map_err(|cause| {
+            error::unreadable(request.effect, &self.host, "not as this version understands it")
+                .with_source(cause)
+        })
+    }
+
+    /// Sends a request and reads its answer, all before `deadline`, waiting for its turn
+    /// included. An answer that is no success is an error.
+    pub(crate) async fn call(&self, request: &Request, deadline: Instant) -> Result<Bytes, DiscoveryError> {
+        let sent = AtomicBool::new(false);
+        let work = async {
+            let permit = self.permits.acquire().await;
+            sent.store(permit.is_ok(), Ordering::Relaxed);
+            self.attempt(request).await
+        };
+        let answer = timeout_at(deadline, work).await.unwrap_or_else(|_| {
+            let sent = sent.load(Ordering::Relaxed);
+            Err(error::timed_out(request.effect, sent, &self.host, self.timeout))
+        })?;
+        self.success(answer, request.effect)
+    }
+
+    /// Sends a request; a read once more if its connection breaks, as one left over from
+    /// before a restart of the server does.
+    async fn attempt(&self, request: &Request) -> Result<Answer, DiscoveryError> {
+        let mut outcome = self.send(request).await;
+        if request.effect == Effect::Read && matches!(outcome, Err(Failure::Broken(_))) {
+            outcome = self.send(request).await;
+        }
+        outcome.map_err(|failure| match failure {
+            Failure::Broken(cause) => error::from_reqwest(cause, request.effect, &self.host),
+            Failure::Final(error) => error,
+        })
+    }
+
+    async fn send(&self, request: &Request) -> Result<Answer, Failure> {
+        let url = format!("{}{}", self.base_url, request.path);
+        let mut builder = self.http.request(request.method.clone(), url);
+        if let Some(body) = &request.body {
+            builder = builder
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body.clone());
+        }
+        let response = builder
+            .send()
+            .await
+            .map_err(|cause| self.failure(cause, request))?;
+        self.read(response, request).await
+    }
+
+    /// Reads an answer up to the limit.
+    async fn read(&self, mut response: reqwest::Response, request: &Request) -> Result<Answer, Failure> {
+        let media_type = response.headers().get(header::CONTENT_TYPE);
+        let problem =
+            media_type.is_some_and(|value| value.as_bytes().starts_with(wire::PROBLEM_JSON.as_bytes()));
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|cause| self.failure(cause, request))?
+        {
+            if body.len() + chunk.len() > wire::ANSWER_BYTES {
+                let why = format!("with more than {} bytes", wire::ANSWER_BYTES);
+                return Err(Failure::Final(error::unreadable(
+                    request.effect,
+                    &self.host,
+                    &why,
+                )));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            status: response.status(),
+            problem,
+            body: body.freeze(),
+        })
+    }
+
+    fn failure(&self, cause: reqwest::Error, request: &Request) -> Failure {
+        if cause.is_connect() || cause.is_builder() || cause.is_timeout() {
+            return Failure::Final(error::from_reqwest(cause, request.effect, &self.host));
+        }
+        Failure::Broken(cause)
+    }
+
+    fn success(&self, answer: Answer, effect: Effect) -> Result<Bytes, DiscoveryError> {
+        if answer.status.is_success() {
+            return Ok(answer.body);
+        }
+        let status = answer.status.as_u16();
+        let problem = answer
+            .problem
+            .then(|| serde_json::from_slice::<Problem>(&answer.body));
+        Err(match problem {
+            Some(Ok(problem)) => error::from_problem(&problem, &self.host),
+            _ => error::from_status(status, effect, &self.host),
+        })
+    }
+
+    /// An answer that does not fit its question.
+    pub(crate) fn unreadable(&self, effect: Effect, why: &str) -> DiscoveryError {
+        error::unreadable(effect, &self.host, why)
+    }
+
+    /// A problem inside a success, about one of many items.
+    pub(crate) fn problem(&self, problem: &Problem) -> DiscoveryError {
+        error::from_problem(problem, &self.host)
+    }
+
+    /// Checks that a discovery service answers, within `limit`.
+    pub(crate) async fn check(&self, limit: Duration) -> Result<(), DiscoveryError> {
+        let request = Request::get("/healthz".to_owned());
+        let stranger = |why: &str| {
+            let context = format!(
+                "what answers at {} is not a discovery service: {why}",
+                self.base_url
+            );
+            error::error(ErrorKind::InvalidConfig, context)
+        };
+        let health = self.json::<wire::Health>(&request, Instant::now() + limit).await;
+        match health {
+            Ok(health) if health.service != wire::SERVICE => Err(stranger("it calls itself something else")),
+            Ok(health) if health.api != wire::API => {
+                let context = format!(
+                    "{} speaks another version of the API than {}",
+                    self.base_url,
+                    wire::API
+                );
+                Err(error::error(ErrorKind::Unsupported, context))
+            }
+            Ok(_) => Ok(()),
+            Err(cause) if matches!(cause.kind(), ErrorKind::Malformed | ErrorKind::Unexpected) => {
+                Err(stranger("its answer to GET /healthz is something else").with_source(cause))
+            }
+            Err(cause) if cause.kind() == ErrorKind::Timeout => {
+                let context = format!("no answer from {} within {limit:?}", self.host);
+                let error = error::error(ErrorKind::Timeout, context);
+                Err(error.with_retry(Retry::Safe { after: None }).with_source(cause))
+            }
+            Err(cause) => Err(cause),
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.base_url)
+    }
+}
+
+/// The path of something in a cluster.
+pub(crate) fn path(cluster: &Cluster, rest: &str) -> Result<String, DiscoveryError> {
+    let cluster = segment(cluster.as_str())?;
+    Ok(format!("/{}/clusters/{cluster}/{rest}", wire::API))
+}
+
+/// A name as one segment of a path.
+pub(crate) fn segment(name: &str) -> Result<String, DiscoveryError> {
+    if matches!(name, "." | "..") {
+        let context = format!("the name {name:?} cannot be part of a URL");
+        return Err(DiscoveryError::invalid_argument(context));
+    }
+    Ok(encoded(name))
+}
+
+/// A value for a query.
+pub(crate) fn encoded(value: &str) -> String {
+    utf8_percent_encode(value, PLAIN).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_one_segment_whatever_its_name() {
+        for (name, expected) in [
+            ("a.b", "/v1/clusters/a.b/x"),
+            ("a%2Fb", "/v1/clusters/a%252Fb/x"),
+            ("grün", "/v1/clusters/gr%C3%BCn/x"),
+            ("a b?#", "/v1/clusters/a%20b%3F%23/x"),
+        ] {
+            assert_eq!(path(&Cluster::try_new(name).unwrap(), "x").unwrap(), expected);
+        }
+        assert!(path(&Cluster::try_new("..").unwrap(), "x").is_err());
+    }
+}

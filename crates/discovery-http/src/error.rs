@@ -1,0 +1,217 @@
+//! What went wrong on the wire, as errors that a caller can act on.
+
+use std::time::Duration;
+
+use discovery_core::{DiscoveryError, ErrorKind, Retry};
+
+use crate::wire::Problem;
+
+/// Name of the system in messages.
+pub(crate) const SYSTEM: &str = "http";
+
+/// Whether a request may have changed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Read,
+    Write,
+}
+
+impl Effect {
+    /// What may be done after a request whose outcome nobody told.
+    pub(crate) fn unanswered(self) -> Retry {
+        match self {
+            Self::Read => Retry::Safe { after: None },
+            Self::Write => Retry::OutcomeUnknown,
+        }
+    }
+}
+
+/// The service answered with a problem.
+pub(crate) fn from_problem(problem: &Problem, host: &str) -> DiscoveryError {
+    let kind = kind_of(&problem.code, problem.status);
+    let retry = match (problem.outcome_unknown, problem.retryable) {
+        (true, _) => Retry::OutcomeUnknown,
+        (false, true) => Retry::Safe {
+            after: problem.retry_after_ms.map(Duration::from_millis),
+        },
+        (false, false) => Retry::Never,
+    };
+    let detail = match problem.detail.as_str() {
+        "" => &problem.code,
+        detail => detail,
+    };
+    error(kind, format!("{} (answered by {host})", short(detail))).with_retry(retry)
+}
+
+/// An answer that is no problem document, such as the page of a proxy in between.
+pub(crate) fn from_status(status: u16, effect: Effect, host: &str) -> DiscoveryError {
+    let context = format!("{host} answered with status {status} and no problem document");
+    let error = error(kind_of("", status), context);
+    match status {
+        500.. => error.with_retry(effect.unanswered()),
+        _ => error,
+    }
+}
+
+/// A success that cannot be read.
+pub(crate) fn unreadable(effect: Effect, host: &str, why: &str) -> DiscoveryError {
+    let error = error(ErrorKind::Malformed, format!("{host} answered, but {why}"));
+    match effect {
+        Effect::Read => error,
+        Effect::Write => error.with_retry(Retry::OutcomeUnknown),
+    }
+}
+
+/// No answer in time; `sent` tells whether the request had left.
+pub(crate) fn timed_out(effect: Effect, sent: bool, host: &str, limit: Duration) -> DiscoveryError {
+    let retry = match sent {
+        true => effect.unanswered(),
+        false => Retry::Safe { after: None },
+    };
+    let context = match sent {
+        true => format!("no answer from {host} within {limit:?}"),
+        false => format!("too many requests to {host} in flight for {limit:?}"),
+    };
+    error(ErrorKind::Timeout, context).with_retry(retry)
+}
+
+/// The request failed below HTTP.
+pub(crate) fn from_reqwest(cause: reqwest::Error, effect: Effect, host: &str) -> DiscoveryError {
+    // The URL in reqwest's own message holds the session's name.
+    let cause = cause.without_url();
+    let (kind, retry, context) = if cause.is_builder() {
+        (
+            ErrorKind::InvalidConfig,
+            Retry::Never,
+            format!("cannot form a request to {host}"),
+        )
+    } else if cause.is_connect() && !cause.is_timeout() {
+        let context = format!("cannot connect to {host}");
+        (ErrorKind::Unavailable, Retry::Safe { after: None }, context)
+    } else if cause.is_connect() {
+        let context = format!("no connection to {host} in time");
+        (ErrorKind::Timeout, Retry::Safe { after: None }, context)
+    } else if cause.is_timeout() {
+        (
+            ErrorKind::Timeout,
+            effect.unanswered(),
+            format!("no answer from {host} in time"),
+        )
+    } else {
+        let context = format!("the connection to {host} broke before the answer was complete");
+        (ErrorKind::Unavailable, effect.unanswered(), context)
+    };
+    error(kind, context).with_retry(retry).with_source(cause)
+}
+
+pub(crate) fn error(kind: ErrorKind, context: String) -> DiscoveryError {
+    DiscoveryError::new(kind, context).with_system(SYSTEM)
+}
+
+/// The kind that a code stands for; for codes that are no kind, what they come down to.
+fn kind_of(code: &str, status: u16) -> ErrorKind {
+    if let Some(kind) = ErrorKind::from_code(code) {
+        return kind;
+    }
+    match (code, status) {
+        ("no-such-route" | "method-not-allowed", _) => ErrorKind::Unsupported,
+        ("too-large", _) => ErrorKind::InvalidArgument,
+        ("warming-up" | "overloaded", _) | (_, 500..) => ErrorKind::Unavailable,
+        (_, 401 | 403) => ErrorKind::PermissionDenied,
+        (_, 408) => ErrorKind::Timeout,
+        (_, 429) => ErrorKind::RateLimited,
+        _ => ErrorKind::Unexpected,
+    }
+}
+
+/// Foreign text, cut short.
+fn short(text: &str) -> &str {
+    let end = text.char_indices().nth(500).map_or(text.len(), |(end, _)| end);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(code: &str, status: u16) -> Problem {
+        serde_json::from_value(serde_json::json!({"code": code, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn every_kind_survives_the_wire() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(from_problem(&problem(kind.code(), 400), "h:1").kind(), kind);
+        }
+    }
+
+    #[test]
+    fn codes_that_are_no_kind_come_down_to_one() {
+        for (code, status, kind) in [
+            ("no-such-route", 404, ErrorKind::Unsupported),
+            ("method-not-allowed", 405, ErrorKind::Unsupported),
+            ("too-large", 413, ErrorKind::InvalidArgument),
+            ("warming-up", 503, ErrorKind::Unavailable),
+            ("overloaded", 503, ErrorKind::Unavailable),
+            ("from-the-future", 404, ErrorKind::Unexpected),
+            ("from-the-future", 503, ErrorKind::Unavailable),
+            ("from-the-future", 429, ErrorKind::RateLimited),
+            ("from-the-future", 401, ErrorKind::PermissionDenied),
+        ] {
+            assert_eq!(
+                from_problem(&problem(code, status), "h:1").kind(),
+                kind,
+                "{code} {status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_is_never_a_missing_record() {
+        for (status, effect, kind, retry) in [
+            (
+                502,
+                Effect::Read,
+                ErrorKind::Unavailable,
+                Retry::Safe { after: None },
+            ),
+            (502, Effect::Write, ErrorKind::Unavailable, Retry::OutcomeUnknown),
+            (504, Effect::Write, ErrorKind::Unavailable, Retry::OutcomeUnknown),
+            (404, Effect::Read, ErrorKind::Unexpected, Retry::Never),
+            (302, Effect::Read, ErrorKind::Unexpected, Retry::Never),
+            (401, Effect::Write, ErrorKind::PermissionDenied, Retry::Never),
+        ] {
+            let error = from_status(status, effect, "h:1");
+            assert_eq!(
+                (error.kind(), error.retry()),
+                (kind, retry),
+                "{status} {effect:?}"
+            );
+            assert!(error.to_string().contains("h:1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn retry_advice_is_taken_over() {
+        let json = serde_json::json!({"code": "warming-up", "retryable": true, "retry_after_ms": 1500});
+        let error = from_problem(&serde_json::from_value(json).unwrap(), "h:1");
+        let after = Some(Duration::from_millis(1500));
+        assert_eq!(error.retry(), Retry::Safe { after });
+        let json = serde_json::json!({"code": "timeout", "retryable": true, "outcome_unknown": true});
+        let error = from_problem(&serde_json::from_value(json).unwrap(), "h:1");
+        assert_eq!(error.retry(), Retry::OutcomeUnknown);
+    }
+
+    #[test]
+    fn a_write_that_never_left_may_be_repeated() {
+        let limit = Duration::from_secs(2);
+        let retry = |effect, sent| timed_out(effect, sent, "h:1", limit).retry();
+        assert_eq!(retry(Effect::Write, true), Retry::OutcomeUnknown);
+        assert_eq!(retry(Effect::Write, false), Retry::Safe { after: None });
+        assert_eq!(retry(Effect::Read, true), Retry::Safe { after: None });
+        assert_eq!(
+            unreadable(Effect::Write, "h:1", "x").retry(),
+            Retry::OutcomeUnknown
+        );
+    }
+}

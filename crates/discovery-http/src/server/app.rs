@@ -1,0 +1,138 @@
+//! The routes, and what holds for every request.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post, put},
+};
+use discovery_core::{ErrorKind, store::RecordStore};
+use futures_util::FutureExt;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{health, instances, list, problem::Refusal, records, sessions, warm_up::WarmUp};
+
+/// The most requests worked on at a time; further ones are told to come back.
+const CONCURRENT: usize = 1_024;
+/// The most time for one request, reading it included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to stay away from an overloaded service.
+const OVERLOADED: Duration = Duration::from_millis(500);
+
+/// What every request needs.
+pub(super) struct App {
+    pub(super) store: Arc<dyn RecordStore>,
+    /// Which start of the service this is: Unix time in milliseconds.
+    pub(super) epoch: u64,
+    pub(super) warm_up: WarmUp,
+    permits: Semaphore,
+}
+
+impl App {
+    pub(super) fn new(store: Arc<dyn RecordStore>, warm_up: Duration) -> Self {
+        Self {
+            store,
+            epoch: next_epoch(),
+            warm_up: WarmUp::new(warm_up),
+            permits: Semaphore::new(CONCURRENT),
+        }
+    }
+
+    /// Whether no request is being worked on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.permits.available_permits() == CONCURRENT
+    }
+}
+
+/// Now, but never twice in one process.
+fn next_epoch() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = since.map_or(0, crate::wire::millis);
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(now.max(last + 1))
+    });
+    now.max(last.unwrap_or_default() + 1)
+}
+
+pub(super) fn router(app: Arc<App>) -> Router {
+    let health = Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready));
+    in_clusters()
+        .layer(middleware::from_fn_with_state(app.clone(), guard))
+        .merge(health)
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(no_such_route)
+        .with_state(app)
+}
+
+fn in_clusters() -> Router<Arc<App>> {
+    // Not nested: handlers read the path as it was sent.
+    let at = |path: &str| format!("/v1/clusters/{{cluster}}{path}");
+    let record = get(records::read).put(records::write).delete(records::delete);
+    let instance = get(instances::by_instance_id)
+        .put(instances::register)
+        .delete(instances::unregister);
+    Router::new()
+        .route(&at("/sessions"), post(sessions::open))
+        .route(&at("/sessions/{session}"), delete(sessions::close))
+        .route(&at("/sessions/{session}/renew"), post(sessions::renew))
+        .route(&at("/records:batchGet"), post(records::batch_get))
+        .route(&at("/records:batchWrite"), post(records::batch_write))
+        .route(&at("/records:remove"), post(records::remove))
+        .route(&at("/records/{kind}"), get(list::records))
+        .route(&at("/records/{kind}/{*key}"), record)
+        .route(&at("/instances"), get(instances::list))
+        .route(&at("/instances/{id}"), instance)
+        .route(&at("/instances/{id}/lease"), put(instances::renew))
+        .route(&at("/workers/{id}"), get(instances::by_worker_id))
+}
+
+/// Bounds the number of requests and the time of each, and answers for a handler that panics.
+async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = app.permits.try_acquire() else {
+        return Refusal::unavailable("overloaded", "too many requests at once", OVERLOADED).into_response();
+    };
+    let changes = !matches!(request.method().as_str(), "GET" | "HEAD");
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let mut response = match timeout(REQUEST_TIMEOUT, work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_panic)) => {
+            tracing::error!("a request handler panicked");
+            Refusal::of_kind(ErrorKind::Unexpected, "the service failed; its log may tell why")
+                .into_response()
+        }
+        Err(_) => {
+            let refusal = Refusal::of_kind(ErrorKind::Timeout, "the request took too long");
+            refusal.with_outcome_unknown(changes).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn no_such_route() -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "no-such-route",
+        "the service has no such path",
+    )
+}
+
+async fn method_not_allowed() -> Refusal {
+    let detail = "this path exists, but not with this method";
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}

@@ -1,0 +1,260 @@
+//! Peers, for programs that hold no record store: views of the same records.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use discovery_core::{
+    DiscoveryError, ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
+    store::{Expect, Held, Record, RecordKey, RecordStore, Session, Write, Writer, Written},
+};
+use discovery_records::peer;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    app::App,
+    call::{Call, broken_contract, ttl},
+    list::{limit, page},
+    problem::Refusal,
+    sessions::renew_every_ms,
+    token::Token,
+};
+use crate::{config::DEFAULT_TTL, wire};
+
+/// How often a record that changes under our hands is looked at again.
+const ATTEMPTS: usize = 4;
+
+/// A peer, as JSON; numbers of 64 bits are hex digits.
+#[derive(Serialize)]
+pub(super) struct PeerView {
+    instance_id: String,
+    worker_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    address_base64: String,
+    checksum: String,
+}
+
+/// A registration.
+#[derive(Serialize)]
+pub(super) struct Registered {
+    #[serde(flatten)]
+    peer: PeerView,
+    lease_id: String,
+    ttl_ms: u64,
+    renew_every_ms: u64,
+}
+
+/// One page of peers.
+#[derive(Serialize)]
+pub(super) struct Peers {
+    instances: Vec<PeerView>,
+    skipped: u64,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Register {
+    address: Option<String>,
+    address_base64: Option<String>,
+    ttl_ms: Option<u64>,
+}
+
+/// `PUT` an instance: registers it, and moves what it registered before to a new lease.
+pub(super) async fn register(
+    State(app): State<Arc<App>>,
+    call: Call,
+) -> Result<(StatusCode, Json<Registered>), Refusal> {
+    let ask: Register = call.json()?;
+    let peer = PeerInfo::new(instance_id(&call)?, address(&ask)?);
+    let asked = ask.ttl_ms.map_or(Ok(DEFAULT_TTL), ttl)?;
+    let key = peer::peer_key(&call.cluster, peer.worker_id());
+    let body = peer::encode(&peer)?;
+    let session = app.store.open(asked).await?;
+    let write = Write {
+        key,
+        body,
+        writer: Writer::random(),
+        expect: Expect::Absent,
+    };
+    match claim(&*app.store, &session, write, &peer).await {
+        Ok(status) => {
+            let registered = Registered {
+                peer: view(&peer),
+                lease_id: Token::write(app.epoch, &session),
+                ttl_ms: wire::millis(session.ttl),
+                renew_every_ms: renew_every_ms(&session),
+            };
+            Ok((status, Json(registered)))
+        }
+        Err(refusal) => {
+            // Also fences a write whose outcome is not known. If this fails, it expires.
+            let _ = app.store.close(&session).await;
+            Err(refusal)
+        }
+    }
+}
+
+/// `PUT` the lease: keeps the registration for another TTL.
+pub(super) async fn renew(
+    State(app): State<Arc<App>>,
+    call: Call,
+) -> Result<(StatusCode, HeaderMap), Refusal> {
+    let id = instance_id(&call)?;
+    let session = call.session("lease-id")?.session;
+    let key = peer::peer_key(&call.cluster, id.worker_id());
+    let standing = get(&*app.store, &key).await?;
+    let held = standing.iter().map(|record| Held {
+        key: record.key.clone(),
+        body: record.body.clone(),
+        writer: record.writer,
+        version: record.version.clone(),
+    });
+    let renewal = app.store.renew(&session, &held.collect::<Vec<_>>()).await?;
+    let Some(record) = standing else {
+        // Never `warming-up`: registering again is what ends the warm-up.
+        return Err(absent("this instance is not registered any more: register again"));
+    };
+    let holder = peer::decode(&record.key, &record.body)?;
+    if holder.instance_id() != id {
+        let detail = format!("instance {} has taken this place", holder.instance_id());
+        return Err(Refusal::of_kind(ErrorKind::Superseded, detail));
+    }
+    let mut headers = HeaderMap::new();
+    let expires_in = HeaderValue::from(renewal.session.ttl.as_secs());
+    headers.insert(HeaderName::from_static("expires-in"), expires_in);
+    Ok((StatusCode::NO_CONTENT, headers))
+}
+
+/// `DELETE` an instance: ends its lease, and with it the record that hangs on it.
+pub(super) async fn unregister(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
+    instance_id(&call)?;
+    let session = call.session("lease-id")?.session;
+    app.store.close(&session).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET` by instance id.
+pub(super) async fn by_instance_id(
+    State(app): State<Arc<App>>,
+    call: Call,
+) -> Result<Json<PeerView>, Refusal> {
+    let id = instance_id(&call)?;
+    let peer = find(&app, &call, id.worker_id()).await?;
+    if peer.instance_id() != id {
+        return Err(absent("another instance stands under the worker id of this one"));
+    }
+    Ok(Json(view(&peer)))
+}
+
+/// `GET` by worker id.
+pub(super) async fn by_worker_id(State(app): State<Arc<App>>, call: Call) -> Result<Json<PeerView>, Refusal> {
+    let id = call.segment(1).parse()?;
+    Ok(Json(view(&find(&app, &call, id).await?)))
+}
+
+/// `GET` every instance, page by page.
+pub(super) async fn list(State(app): State<Arc<App>>, call: Call) -> Result<Json<Peers>, Refusal> {
+    const OPTIONS: &[&str] = &["limit", "after"];
+    app.warm_up.check()?;
+    let limit = limit(call.option("limit", OPTIONS)?)?;
+    let after = call.option("after", OPTIONS)?;
+    let prefix = peer::peers_prefix(&call.cluster);
+    let listing = page(&*app.store, &prefix, limit, after).await?;
+    let records = listing.records.len() as u64;
+    let peers = listing.records.iter();
+    let instances: Vec<_> = peers
+        .filter_map(|record| peer::decode(&record.key, &record.body).ok())
+        .map(|peer| view(&peer))
+        .collect();
+    Ok(Json(Peers {
+        skipped: listing.skipped + records - instances.len() as u64,
+        instances,
+        next: listing.next.and_then(|next| String::from_utf8(next.into()).ok()),
+    }))
+}
+
+/// Creates the record, or moves the one of the same peer.
+async fn claim(
+    store: &dyn RecordStore,
+    session: &Session,
+    mut write: Write,
+    peer: &PeerInfo,
+) -> Result<StatusCode, Refusal> {
+    let mut created = StatusCode::CREATED;
+    for _ in 0..ATTEMPTS {
+        let answer = store.write(session, std::slice::from_ref(&write)).await.pop();
+        match answer.unwrap_or_else(|| Err(broken_contract()))? {
+            Written::Done(_) => return Ok(created),
+            Written::Conflict(None) => {
+                (write.expect, created) = (Expect::Absent, StatusCode::CREATED);
+            }
+            Written::Conflict(Some(record)) => {
+                peer::judge(peer, &write.key, &record.body)?;
+                (write.expect, created) = (Expect::Version(record.version), StatusCode::OK);
+            }
+        }
+    }
+    let detail = "the record changes too often to be written now";
+    Err(Refusal::unavailable(
+        "contended",
+        detail,
+        Duration::from_millis(100),
+    ))
+}
+
+async fn find(app: &App, call: &Call, id: WorkerId) -> Result<PeerInfo, Refusal> {
+    let key = peer::peer_key(&call.cluster, id);
+    match get(&*app.store, &key).await? {
+        Some(record) => Ok(peer::decode(&record.key, &record.body)?),
+        None => {
+            app.warm_up.check()?;
+            Err(absent("there is no such peer"))
+        }
+    }
+}
+
+async fn get(store: &dyn RecordStore, key: &RecordKey) -> Result<Option<Record>, DiscoveryError> {
+    let answer = store.get(std::slice::from_ref(key)).await.pop();
+    answer.unwrap_or_else(|| Err(broken_contract()))
+}
+
+fn instance_id(call: &Call) -> Result<InstanceId, Refusal> {
+    Ok(call.segment(1).parse()?)
+}
+
+fn address(ask: &Register) -> Result<WorkerAddress, Refusal> {
+    let address = match (&ask.address, &ask.address_base64) {
+        (Some(text), None) => WorkerAddress::from_bytes(text),
+        (None, Some(text)) => {
+            let bytes = BASE64_STANDARD.decode(text);
+            WorkerAddress::from_bytes(bytes.map_err(|_| Refusal::invalid("address_base64 is not base64"))?)
+        }
+        _ => {
+            return Err(Refusal::invalid(
+                "exactly one of address and address_base64 is needed",
+            ));
+        }
+    };
+    address.validate()?;
+    Ok(address)
+}
+
+fn view(peer: &PeerInfo) -> PeerView {
+    let address = peer.address();
+    PeerView {
+        instance_id: peer.instance_id().to_string(),
+        worker_id: peer.worker_id().to_string(),
+        address: address.to_str().map(str::to_owned),
+        address_base64: BASE64_STANDARD.encode(address.as_bytes()),
+        checksum: format!("{:016x}", address.checksum()),
+    }
+}
+
+fn absent(detail: &str) -> Refusal {
+    Refusal::of_kind(ErrorKind::NotFound, detail)
+}

@@ -1,0 +1,102 @@
+//! Sessions: opened, renewed, closed.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use discovery_core::{
+    Cluster, ErrorKind,
+    store::{Held, Kept, RecordKey, Renewal, Session},
+};
+
+use super::{
+    app::App,
+    call::{Call, record_body, ttl},
+    problem::Refusal,
+    take_up::take_up,
+    token::Token,
+};
+use crate::wire::{
+    self, HeldRecord, KeptRecord, OpenSession, RenewSession, SessionGranted, SessionRenewed, WireRecord,
+};
+
+pub(super) async fn open(
+    State(app): State<Arc<App>>,
+    call: Call,
+) -> Result<(StatusCode, Json<SessionGranted>), Refusal> {
+    let ask: OpenSession = call.json()?;
+    let session = app.store.open(ttl(ask.ttl_ms)?).await?;
+    let granted = SessionGranted {
+        session: Token::write(app.epoch, &session),
+        ttl_ms: wire::millis(session.ttl),
+        renew_every_ms: renew_every_ms(&session),
+    };
+    Ok((StatusCode::CREATED, Json(granted)))
+}
+
+pub(super) async fn renew(State(app): State<Arc<App>>, call: Call) -> Result<Json<SessionRenewed>, Refusal> {
+    let ask: RenewSession = call.json()?;
+    let token = Token::parse(call.segment(1))?;
+    let into = ask.into.as_deref().map(Token::parse).transpose()?;
+    let session = Session {
+        id: token.session.id,
+        ttl: ttl(ask.ttl_ms)?,
+    };
+    let held = ask.held.into_iter().map(|held| read_held(held, &call.cluster));
+    let held = held.collect::<Result<Vec<_>, _>>()?;
+    let renewal = match app.store.renew(&session, &held).await {
+        // The store lost its memory with an earlier start of the service. A session of *this*
+        // start was closed or expired, and nothing may bring its records back.
+        Err(error) if error.kind() == ErrorKind::LeaseLost && token.epoch != app.epoch => {
+            take_up(&*app.store, into.map(|into| into.session), session.ttl, &held).await?
+        }
+        renewed => renewed?,
+    };
+    Ok(Json(answer(&app, &call.cluster, renewal, ask.complete)))
+}
+
+pub(super) async fn close(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
+    let token = Token::parse(call.segment(1))?;
+    app.store.close(&token.session).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// How often a session is to be renewed.
+pub(super) fn renew_every_ms(session: &Session) -> u64 {
+    wire::millis(session.ttl / 3)
+}
+
+fn read_held(held: HeldRecord, cluster: &Cluster) -> Result<Held, Refusal> {
+    Ok(Held {
+        body: record_body(&held.key, held.body)?,
+        key: wire::key(cluster, &held.key)?,
+        writer: wire::writer(&held.writer)?,
+        version: wire::version(&held.version)?,
+    })
+}
+
+fn answer(app: &App, cluster: &Cluster, renewal: Renewal, complete: bool) -> SessionRenewed {
+    let unwanted = renewal
+        .unwanted
+        .iter()
+        .filter(|record| complete && is_in(cluster, &record.key));
+    SessionRenewed {
+        session: Token::write(app.epoch, &renewal.session),
+        ttl_ms: wire::millis(renewal.session.ttl),
+        renew_every_ms: renew_every_ms(&renewal.session),
+        unwanted: unwanted.map(WireRecord::new).collect(),
+        kept: renewal.kept.into_iter().map(kept).collect(),
+    }
+}
+
+fn kept(kept: Kept) -> KeptRecord {
+    match kept {
+        Kept::Mine(version) => KeptRecord::Mine(wire::hex(&version.0)),
+        Kept::Other(record) => KeptRecord::Other(WireRecord::new(&record)),
+        Kept::Gone => KeptRecord::Gone,
+        Kept::Unknown(error) => KeptRecord::Unknown(Refusal::from(error).into_problem()),
+    }
+}
+
+fn is_in(cluster: &Cluster, key: &RecordKey) -> bool {
+    key.segments().next() == Some(cluster.as_str())
+}
