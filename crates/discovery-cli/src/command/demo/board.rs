@@ -96,8 +96,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn all_agree_when_the_last_one_does() {
+    #[test]
+    fn all_agree_when_the_last_one_does() {
         let mut board = Board::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);

@@ -161,7 +161,7 @@ impl<'a> Worker<'a> {
     async fn is_found(&self, peer: &PeerInfo) -> bool {
         let by_worker = self.manager.discover_by_worker_id(peer.worker_id()).await;
         let by_instance = self.manager.discover_by_instance_id(peer.instance_id()).await;
-        [by_worker, by_instance].into_iter().all(|found| found.as_ref() == Ok(peer))
+        [by_worker, by_instance].into_iter().all(|found| found.is_ok_and(|found| found == *peer))
     }
 
     async fn is_gone(&self, id: InstanceId) -> bool {
