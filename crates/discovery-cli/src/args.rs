@@ -166,7 +166,12 @@ pub(crate) struct ResolveArgs {
     #[arg(long = "system", value_name = "URL", required = true)]
     pub(crate) systems: Vec<String>,
     /// The worker to find: 16 hex digits.
-    #[arg(long, value_name = "HEX", required_unless_present = "instance_id", conflicts_with = "instance_id")]
+    #[arg(
+        long,
+        value_name = "HEX",
+        required_unless_present = "instance_id",
+        conflicts_with = "instance_id"
+    )]
     pub(crate) worker_id: Option<String>,
     /// The instance to find.
     #[arg(long, value_name = "UUID")]

@@ -31,9 +31,12 @@ impl Exit {
             K::NotFound => Self::NotFound,
             K::WorkerIdCollision | K::ChecksumMismatch | K::Superseded => Self::Taken,
             K::InvalidConfig | K::InvalidArgument | K::Unsupported => Self::Usage,
-            K::Unavailable | K::Timeout | K::RateLimited | K::PermissionDenied | K::LeaseLost | K::Malformed => {
-                Self::Unasked
-            }
+            K::Unavailable
+            | K::Timeout
+            | K::RateLimited
+            | K::PermissionDenied
+            | K::LeaseLost
+            | K::Malformed => Self::Unasked,
             // `Closed`, `Unexpected`, and kinds that this version does not know.
             _ => Self::Unexpected,
         }

@@ -4,7 +4,7 @@ use std::{error::Error, fmt::Display};
 
 use clap::error::ContextKind;
 use discovery::{DiscoveryError, ErrorKind, Retry};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::exit::Exit;
 
@@ -16,6 +16,16 @@ const LONGEST: usize = 600;
 pub(crate) struct Failure {
     exit: Exit,
     code: &'static str,
+    message: String,
+    system: Option<String>,
+    hint: Option<String>,
+}
+
+#[derive(Serialize)]
+struct FailureObject {
+    event: &'static str,
+    code: &'static str,
+    exit: u8,
     message: String,
     system: Option<String>,
     hint: Option<String>,
@@ -70,7 +80,11 @@ impl Failure {
             .collect();
         let mut message = lines.join(" ").trim_start_matches("error: ").to_owned();
         // An argument in the wrong place may be a URL with a password.
-        for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand] {
+        for kind in [
+            ContextKind::InvalidArg,
+            ContextKind::InvalidValue,
+            ContextKind::InvalidSubcommand,
+        ] {
             if let Some(given) = error.get(kind).map(ToString::to_string)
                 && given.contains("://")
             {
@@ -94,6 +108,11 @@ impl Failure {
         self
     }
 
+    /// What kind of failure it is, in one word.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// How the process ends.
     pub(crate) fn exit(&self) -> Exit {
         self.exit
@@ -114,15 +133,15 @@ impl Failure {
     }
 
     /// The object for scripts.
-    pub(crate) fn object(&self) -> Value {
-        json!({
-            "event": "error",
-            "code": self.code,
-            "exit": self.exit.code(),
-            "message": one_line(&self.message),
-            "system": self.system,
-            "hint": self.hint,
-        })
+    pub(crate) fn object(&self) -> impl Serialize {
+        FailureObject {
+            event: "error",
+            code: self.code,
+            exit: self.exit.code(),
+            message: one_line(&self.message),
+            system: self.system.clone(),
+            hint: self.hint.clone(),
+        }
     }
 }
 
@@ -163,7 +182,9 @@ fn hint(error: &DiscoveryError) -> Option<String> {
         ErrorKind::Unavailable | ErrorKind::Timeout => "check that it runs and can be reached from here",
         ErrorKind::RateLimited => "try again more slowly",
         ErrorKind::PermissionDenied => "check the credentials",
-        ErrorKind::InvalidConfig | ErrorKind::InvalidArgument | ErrorKind::Unsupported => "see `discovery --help`",
+        ErrorKind::InvalidConfig | ErrorKind::InvalidArgument | ErrorKind::Unsupported => {
+            "see `discovery --help`"
+        }
         ErrorKind::Malformed => "something else wrote there: remove it, or use another cluster",
         ErrorKind::Unexpected => "this looks like a bug: please report it",
         _ => return None,
@@ -195,7 +216,12 @@ mod tests {
             .with_operation("connect")
             .with_source(std::io::Error::other("connection refused"));
         let line = Failure::from(error).line();
-        for part in ["connect on http", "h:1", "connection refused", "check that it runs"] {
+        for part in [
+            "connect on http",
+            "h:1",
+            "connection refused",
+            "check that it runs",
+        ] {
             assert!(line.contains(part), "{line}");
         }
     }

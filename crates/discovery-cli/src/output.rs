@@ -55,14 +55,16 @@ impl Output {
         Self {
             text,
             error_object: format == Format::Json,
-            progress: text && io::stderr().is_terminal(),
+            progress: text && io::stderr().is_terminal() && !is_dumb(),
         }
     }
 
     /// For arguments that could not be read: looks for `--output json` among them.
     pub(crate) fn for_refusal(args: impl Iterator<Item = OsString>) -> Self {
         let args: Vec<_> = args.collect();
-        let split = args.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json");
+        let split = args
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json");
         let json = split || args.iter().any(|arg| arg == "--output=json");
         Self::new(if json { Format::Json } else { Format::Auto })
     }
@@ -126,7 +128,10 @@ impl Shown {
         const TURNS: [char; 4] = ['⠋', '⠙', '⠴', '⠦'];
         let turn = TURNS[(elapsed.as_millis() / 100) as usize % TURNS.len()];
         let seconds = elapsed.as_secs_f32();
-        let _ = write!(anstream::stderr(), "\r\u{1b}[K  {FAINT}{turn} {what} … {seconds:.1} s{FAINT:#}");
+        let _ = write!(
+            anstream::stderr(),
+            "\r\u{1b}[K  {FAINT}{turn} {what} … {seconds:.1} s{FAINT:#}"
+        );
         self.0 = true;
     }
 }
@@ -134,9 +139,19 @@ impl Shown {
 impl Drop for Shown {
     fn drop(&mut self) {
         if self.0 {
-            let _ = write!(anstream::stderr(), "\r\u{1b}[K");
+            clear_line();
         }
     }
+}
+
+/// Not through `anstream`, which without colour would leave the old line standing.
+fn clear_line() {
+    let _ = io::stderr().write_all(b"\r\x1b[K");
+}
+
+/// Whether the terminal knows no control sequences.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|name| name == "dumb")
 }
 
 fn print_object(object: &impl Serialize) -> io::Result<()> {

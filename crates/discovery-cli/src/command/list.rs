@@ -23,7 +23,10 @@ pub(crate) async fn run(args: ListArgs, output: &Output) -> Result<(), Failure> 
     if output.is_text() {
         let (count, cluster) = (peers.len(), system.cluster());
         let word = if count == 1 { "peer" } else { "peers" };
-        output.say(format!("{FAINT}{count} {word} in cluster {cluster}{FAINT:#}"), &())?;
+        output.say(
+            format!("{FAINT}{count} {word} in cluster {cluster}{FAINT:#}"),
+            &(),
+        )?;
     }
     Ok(())
 }

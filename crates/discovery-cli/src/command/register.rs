@@ -18,7 +18,9 @@ use crate::{
 };
 
 /// How long saying goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOODBYE: Duration = Duration::from_secs(4);
+/// How long ending what is left may take after that.
+const SHUTDOWN: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 struct Event<'a> {
@@ -47,8 +49,9 @@ pub(crate) async fn run(args: RegisterArgs, output: &Output) -> Result<(), Failu
         output,
     };
     let outcome = held.hold(&mut stop).await;
-    let ended = system.shutdown(GOODBYE).await;
-    outcome.and(Ok(ended?))
+    let ended = system.shutdown(SHUTDOWN).await;
+    outcome?;
+    Ok(ended?)
 }
 
 /// The peer to register, checked before anything is sent.
@@ -72,7 +75,9 @@ impl Holder<'_> {
     async fn hold(&self, stop: &mut Stop) -> Result<(), Failure> {
         let (id, address) = (self.peer.instance_id(), self.peer.address().clone());
         let what = format!("registering on {}", self.peers.name());
-        let registering = self.output.waiting(what, self.peers.register_instance(id, address));
+        let registering = self
+            .output
+            .waiting(what, self.peers.register_instance(id, address));
         let registration = tokio::select! {
             registered = registering => registered?,
             // What may have been written is taken back by the system's shutdown.
@@ -92,7 +97,10 @@ impl Holder<'_> {
             let cause = observer.cause().filter(|_| state != RegistrationState::Live);
             self.tell(state, cause.as_ref())?;
             if state.is_final() {
-                return Err(ended(state, cause));
+                let error = ended(state, cause)
+                    .with_system(self.peers.name())
+                    .with_operation("hold");
+                return Err(error.into());
             }
             state = tokio::select! {
                 state = observer.changed() => state,
@@ -104,7 +112,8 @@ impl Holder<'_> {
     async fn leave(&self, registration: Registration) -> Result<(), Failure> {
         let unregistering = tokio::time::timeout(GOODBYE, registration.unregister());
         let outcome = self.output.waiting("unregistering", unregistering).await;
-        let silence = || DiscoveryError::new(ErrorKind::Timeout, format!("no confirmation within {GOODBYE:?}"));
+        let silence =
+            || DiscoveryError::new(ErrorKind::Timeout, format!("no confirmation within {GOODBYE:?}"));
         match outcome.unwrap_or_else(|_| Err(silence().with_system(self.peers.name()))) {
             Ok(()) => self.tell(RegistrationState::Gone, None),
             Err(error) => Err(Failure::from(error)
@@ -120,9 +129,14 @@ impl Holder<'_> {
             RegistrationState::Superseded => BAD,
             _ => ODD,
         };
-        let because = cause.map(|cause| format!("  {FAINT}{cause}{FAINT:#}")).unwrap_or_default();
+        let because = cause
+            .map(|cause| format!("  {FAINT}{cause}{FAINT:#}"))
+            .unwrap_or_default();
         let (id, address, name) = (self.peer.instance_id(), self.peer.address(), self.peers.name());
-        let text = format!("{style}{:<10}{style:#}  {id}  {address}  on {name}{because}", state.name());
+        let text = format!(
+            "{style}{:<10}{style:#}  {id}  {address}  on {name}{because}",
+            state.name()
+        );
         let event = Event {
             event: "registration",
             state: state.name(),
@@ -135,16 +149,10 @@ impl Holder<'_> {
 }
 
 /// A registration that has ended although nobody here asked for it.
-fn ended(state: RegistrationState, cause: Option<DiscoveryError>) -> Failure {
+fn ended(state: RegistrationState, cause: Option<DiscoveryError>) -> DiscoveryError {
     let kind = match state {
         RegistrationState::Superseded => ErrorKind::Superseded,
         _ => ErrorKind::Unexpected,
     };
-    match cause {
-        Some(cause) if state == RegistrationState::Superseded => {
-            DiscoveryError::new(kind, cause.to_string()).into()
-        }
-        Some(cause) => cause.into(),
-        None => Failure::new(kind, format!("the registration is {state}")),
-    }
+    cause.unwrap_or_else(|| DiscoveryError::new(kind, format!("the registration is {state}")))
 }

@@ -53,7 +53,9 @@ fn asked(args: &ResolveArgs) -> Result<Asked, DiscoveryError> {
     match (&args.worker_id, &args.instance_id) {
         (Some(text), None) => Ok(Asked::Worker(text.parse()?)),
         (None, Some(text)) => Ok(Asked::Instance(text.parse()?)),
-        _ => Err(DiscoveryError::invalid_argument("give --worker-id or --instance-id")),
+        _ => Err(DiscoveryError::invalid_argument(
+            "give --worker-id or --instance-id",
+        )),
     }
 }
 
@@ -85,7 +87,9 @@ fn silence(systems: &[Arc<dyn DiscoverySystem>], limit: Duration) -> DiscoveryEr
 }
 
 fn print(found: &Located, output: &Output) -> Result<(), Failure> {
-    let Located { peer, source, age, .. } = found;
+    let Located {
+        peer, source, age, ..
+    } = found;
     let rows = [
         ("instance", peer.instance_id().to_string()),
         ("worker", peer.worker_id().to_string()),

@@ -57,7 +57,8 @@ pub(crate) async fn run(args: ServeArgs, output: &Output) -> Result<(), Failure>
             let warm_up = args.warm_up.unwrap_or_default();
             let served = in_front_of(&*system, ServerConfig { listen, warm_up }, &mut stop, output).await;
             let ended = system.shutdown(GOODBYE).await;
-            served.and(Ok(ended?))
+            served?;
+            Ok(ended?)
         }
     }
 }
@@ -102,7 +103,8 @@ async fn in_memory(
     let service = OwnService::start(listen, warm_up).await?;
     let served = serve(service.server(), stop, output).await;
     let ended = service.shutdown(GOODBYE).await;
-    served.and(Ok(ended?))
+    served?;
+    Ok(ended?)
 }
 
 async fn in_front_of(
@@ -112,14 +114,18 @@ async fn in_front_of(
     output: &Output,
 ) -> Result<(), Failure> {
     let no_records = || {
-        DiscoveryError::new(ErrorKind::Unsupported, "keeps no records that a service could stand in front of")
-            .with_system(system.name())
+        DiscoveryError::new(
+            ErrorKind::Unsupported,
+            "keeps no records that a service could stand in front of",
+        )
+        .with_system(system.name())
     };
     let store = system.records().ok_or_else(no_records)?;
     let server = Server::start(config, store).await?;
     let served = serve(&server, stop, output).await;
     let ended = server.shutdown(GOODBYE).await;
-    served.and(Ok(ended?))
+    served?;
+    Ok(ended?)
 }
 
 async fn serve(server: &Server, stop: &mut Stop, output: &Output) -> Result<(), Failure> {
@@ -129,7 +135,10 @@ async fn serve(server: &Server, stop: &mut Stop, output: &Output) -> Result<(), 
         address: bound.to_string(),
         url: format!("http://{}", reachable(bound)),
     };
-    let text = format!("listening on {BOLD}{}{BOLD:#}  {FAINT}Ctrl-C stops it{FAINT:#}", listening.url);
+    let text = format!(
+        "listening on {BOLD}{}{BOLD:#}  {FAINT}Ctrl-C stops it{FAINT:#}",
+        listening.url
+    );
     output.say(text, &listening)?;
     tokio::select! {
         () = stop.asked() => Ok(()),

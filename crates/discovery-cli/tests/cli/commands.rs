@@ -39,7 +39,11 @@ fn what_is_registered_is_found_by_both_ids_and_listed() {
     }
     let other = Peer::register(&service.url, "tcp://10.0.0.8:5555");
     let listed = run(["list", "--system", &service.url]);
-    let mut ids: Vec<_> = listed.objects().iter().map(|peer| peer["instance_id"].clone()).collect();
+    let mut ids: Vec<_> = listed
+        .objects()
+        .iter()
+        .map(|peer| peer["instance_id"].clone())
+        .collect();
     ids.sort_by_key(ToString::to_string);
     let mut expected = [peer.instance.as_str(), other.instance.as_str()];
     expected.sort_unstable();
@@ -50,7 +54,10 @@ fn what_is_registered_is_found_by_both_ids_and_listed() {
 fn an_empty_list_is_a_success() {
     let service = Service::start();
     let listed = run(["list", "--system", &service.url]);
-    assert_eq!((listed.code, listed.stdout.as_str(), listed.stderr.as_str()), (Some(0), "", ""));
+    assert_eq!(
+        (listed.code, listed.stdout.as_str(), listed.stderr.as_str()),
+        (Some(0), "", "")
+    );
     let listed = run(["list", "--system", &service.url, "--output", "text"]);
     assert_eq!(listed.stdout, "0 peers in cluster default\n");
 }
@@ -61,10 +68,20 @@ fn text_is_an_aligned_table_without_colour_in_a_pipe() {
     let peer = Peer::register(&service.url, "tcp://h:1");
     let listed = run(["list", "--system", &service.url, "--output", "text"]);
     let lines: Vec<_> = listed.stdout.lines().collect();
-    assert!(lines[0].starts_with("INSTANCE") && lines[0].ends_with("ADDRESS"), "{listed:?}");
+    assert!(
+        lines[0].starts_with("INSTANCE") && lines[0].ends_with("ADDRESS"),
+        "{listed:?}"
+    );
     assert_eq!(lines[1], format!("{}  {}  tcp://h:1", peer.instance, peer.worker));
     assert_eq!(lines[0].find("ADDRESS"), lines[1].find("tcp://"));
-    let found = run(["resolve", "--output=text", "--system", &service.url, "--worker-id", &peer.worker]);
+    let found = run([
+        "resolve",
+        "--output=text",
+        "--system",
+        &service.url,
+        "--worker-id",
+        &peer.worker,
+    ]);
     assert!(found.stdout.contains("address   tcp://h:1\n"), "{found:?}");
 }
 
@@ -86,8 +103,14 @@ fn asked_to_end_a_registration_leaves_at_once() {
 fn clusters_do_not_mix() {
     let service = Service::start();
     let peer = Peer::register(&service.with_options("cluster=a"), "tcp://h:1");
-    assert_eq!(resolve(&service.with_options("cluster=ab"), &peer.instance).code, Some(3));
-    assert_eq!(resolve(&service.with_options("cluster=a"), &peer.instance).code, Some(0));
+    assert_eq!(
+        resolve(&service.with_options("cluster=ab"), &peer.instance).code,
+        Some(3)
+    );
+    assert_eq!(
+        resolve(&service.with_options("cluster=a"), &peer.instance).code,
+        Some(0)
+    );
 }
 
 #[test]
@@ -96,7 +119,15 @@ fn several_systems_are_fallbacks_in_order() {
     let peer = Peer::register(&two.url, "tcp://h:1");
     let dead = "http://127.0.0.1:1";
     let ask = |first: &str, second: &str, id: &str| {
-        run(["resolve", "--system", first, "--system", second, "--instance-id", id])
+        run([
+            "resolve",
+            "--system",
+            first,
+            "--system",
+            second,
+            "--instance-id",
+            id,
+        ])
     };
     assert_eq!(ask(&one.url, &two.url, &peer.instance).code, Some(0));
     assert_eq!(ask(dead, &two.url, &peer.instance).code, Some(0));
@@ -133,7 +164,11 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     };
     for output in ["json", "text"] {
         let ended = list(output);
-        assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0), "{ended:?}");
+        assert_eq!(
+            (ended.status.code(), ended.stderr.len()),
+            (Some(0), 0),
+            "{ended:?}"
+        );
     }
 }
 
@@ -143,7 +178,9 @@ fn asked_to_end_while_it_connects_it_ends() {
     service.process.signal(Signal::STOP);
     let mut register = start(["register", "--system", &service.url, "--address", "a"]);
     // Signals are caught before the first connection is made.
-    eventually(Duration::from_secs(5), || catches_terminate(register.id()).then_some(()));
+    eventually(Duration::from_secs(5), || {
+        catches_terminate(register.id()).then_some(())
+    });
     register.signal(Signal::TERM);
     assert_eq!(register.wait(), Some(0));
 }
@@ -177,5 +214,8 @@ fn help_shows_examples_and_exit_codes() {
         assert!(!help.stdout.contains("demo-worker"), "{args:?}");
     }
     let version = run(["--version"]);
-    assert_eq!(version.stdout, format!("discovery {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        version.stdout,
+        format!("discovery {}\n", env!("CARGO_PKG_VERSION"))
+    );
 }

@@ -38,9 +38,26 @@ fn bad_urls_are_refused_by_every_command() {
         refused(&["resolve", "--system", url, "--instance-id", ID], named);
     }
     // One that works does not make up for one that cannot.
-    refused(&["resolve", "--system", "http://127.0.0.1:1", "--system", "gopher://h", "--instance-id", ID], "gopher");
-    refused(&["serve", "--listen", "127.0.0.1:0", "--system", "memory://lab"], "memory");
-    refused(&["serve", "--listen", "127.0.0.1:0", "--system", "gopher://h"], "gopher");
+    refused(
+        &[
+            "resolve",
+            "--system",
+            "http://127.0.0.1:1",
+            "--system",
+            "gopher://h",
+            "--instance-id",
+            ID,
+        ],
+        "gopher",
+    );
+    refused(
+        &["serve", "--listen", "127.0.0.1:0", "--system", "memory://lab"],
+        "memory",
+    );
+    refused(
+        &["serve", "--listen", "127.0.0.1:0", "--system", "gopher://h"],
+        "gopher",
+    );
     refused(&["demo", "--system", "memory://"], "memory");
     refused(&["demo", "--system", "http://h?ttl=0s"], "ttl");
 }
@@ -50,18 +67,38 @@ fn bad_values_are_refused_and_nothing_is_written() {
     let service = Service::start();
     let long = "x".repeat(120_000);
     let url = service.url.as_str();
-    for (address, named) in [("", "address has 0 bytes"), (long.as_str(), "address has 120000 bytes")] {
+    for (address, named) in [
+        ("", "address has 0 bytes"),
+        (long.as_str(), "address has 120000 bytes"),
+    ] {
         refused(&["register", "--system", url, "--address", address], named);
     }
     for id in ["x", "", NIL, HASHES_TO_ZERO, long.as_str()] {
-        refused(&["register", "--system", url, "--address", "a", "--instance-id", id], "instance id");
+        refused(
+            &["register", "--system", url, "--address", "a", "--instance-id", id],
+            "instance id",
+        );
         refused(&["resolve", "--system", url, "--instance-id", id], "instance id");
     }
     for id in ["x", "", "ff", "0000000000000000", "00000000000000fg"] {
         refused(&["resolve", "--system", url, "--worker-id", id], "worker id");
     }
-    refused(&["resolve", "--system", url, "--instance-id", ID, "--timeout", "0s"], "--timeout");
-    refused(&["resolve", "--system", url, "--instance-id", ID, "--timeout", "soon"], "--timeout");
+    refused(
+        &["resolve", "--system", url, "--instance-id", ID, "--timeout", "0s"],
+        "--timeout",
+    );
+    refused(
+        &[
+            "resolve",
+            "--system",
+            url,
+            "--instance-id",
+            ID,
+            "--timeout",
+            "soon",
+        ],
+        "--timeout",
+    );
     assert_eq!(run(["list", "--system", url]).stdout, "");
 }
 
@@ -71,7 +108,15 @@ fn bad_usage_is_refused() {
     refused(&["register", "--system", "http://127.0.0.1:1"], "--address");
     refused(&["resolve", "--system", "http://127.0.0.1:1"], "--worker-id");
     refused(
-        &["resolve", "--system", "http://h", "--instance-id", ID, "--worker-id", "00000000000000ff"],
+        &[
+            "resolve",
+            "--system",
+            "http://h",
+            "--instance-id",
+            ID,
+            "--worker-id",
+            "00000000000000ff",
+        ],
         "cannot be used with",
     );
     refused(&["explode"], "explode");

@@ -41,7 +41,10 @@ pub(crate) fn command<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Com
 /// Runs `discovery` to its end.
 pub(crate) fn run<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Ended {
     let began = Instant::now();
-    let spawned = command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let spawned = command(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = spawned.unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let read = thread::spawn(move || {
@@ -65,7 +68,18 @@ pub(crate) fn run<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Ended {
 
 /// Starts `discovery`; its stderr is that of the test.
 pub(crate) fn start<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Running {
-    let mut child = command(args).stdout(Stdio::piped()).spawn().unwrap();
+    started(command(args))
+}
+
+/// Starts `discovery` without its stderr, where failing is what is expected.
+pub(crate) fn start_quietly<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Running {
+    let mut command = command(args);
+    command.stderr(Stdio::null());
+    started(command)
+}
+
+fn started(mut command: Command) -> Running {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let (sender, lines) = sync_channel(1_024);
     thread::spawn(move || {
@@ -82,7 +96,9 @@ impl Ended {
     /// The objects on stdout.
     pub(crate) fn objects(&self) -> Vec<Value> {
         let lines = self.stdout.lines();
-        lines.map(|line| serde_json::from_str(line).expect(line)).collect()
+        lines
+            .map(|line| serde_json::from_str(line).expect(line))
+            .collect()
     }
 
     /// The only object on stdout.
@@ -194,7 +210,10 @@ impl Peer {
     pub(crate) fn register(system: &str, address: &str) -> Self {
         let process = start(["register", "--system", system, "--address", address]);
         let live = process.object();
-        assert_eq!((&live["event"], &live["state"]), (&"registration".into(), &"live".into()));
+        assert_eq!(
+            (&live["event"], &live["state"]),
+            (&"registration".into(), &"live".into())
+        );
         Self {
             process,
             instance: live["instance_id"].as_str().unwrap().to_owned(),
@@ -205,5 +224,13 @@ impl Peer {
 
 /// Looks an instance up.
 pub(crate) fn resolve(system: &str, instance: &str) -> Ended {
-    run(["resolve", "--system", system, "--instance-id", instance, "--timeout", "1s"])
+    run([
+        "resolve",
+        "--system",
+        system,
+        "--instance-id",
+        instance,
+        "--timeout",
+        "1s",
+    ])
 }

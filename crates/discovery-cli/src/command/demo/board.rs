@@ -14,7 +14,7 @@ pub(super) struct Board {
     live: HashMap<Number, Instant>,
     present: Vec<Number>,
     wrongly_lost: Vec<(Number, Number)>,
-    trouble: Option<String>,
+    troubles: HashMap<Number, String>,
 }
 
 impl Board {
@@ -32,19 +32,23 @@ impl Board {
     /// A worker found another one, or lost it. Losing one that is there is remembered.
     pub(super) fn sees(&mut self, observer: Number, worker: Number, found: bool, at: Instant) {
         self.finds.insert((observer, worker), (found, at));
+        self.troubles.remove(&observer);
         if !found && self.present.contains(&worker) {
             self.wrongly_lost.push((observer, worker));
         }
     }
 
     /// A worker could not look.
-    pub(super) fn troubled(&mut self, message: String) {
-        self.trouble = Some(message);
+    pub(super) fn troubled(&mut self, observer: Number, message: String) {
+        self.troubles.insert(observer, message);
     }
 
-    /// The last reason why a worker could not look.
+    /// Why a worker that is there could not look, and has told nothing since.
     pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        let mut present = self.present.iter();
+        present
+            .find_map(|observer| self.troubles.get(observer))
+            .map(String::as_str)
     }
 
     /// Who lost whom although it was there.
@@ -74,7 +78,11 @@ impl Board {
 
     /// Since when every worker that is there finds every other one.
     pub(super) fn all_found(&self) -> Option<Instant> {
-        let since: Option<Vec<_>> = self.present.iter().map(|worker| self.found_by_all(*worker)).collect();
+        let since: Option<Vec<_>> = self
+            .present
+            .iter()
+            .map(|worker| self.found_by_all(*worker))
+            .collect();
         since?.into_iter().max()
     }
 

@@ -67,7 +67,9 @@ impl Fleet {
     pub(super) async fn recruit(&mut self) -> Result<Number, Failure> {
         let number = self.workers.len() + 1;
         let instance_id = InstanceId::new_v4().to_string();
-        let mut child = self.spawn().map_err(|cause| Failure::unexpected("cannot start a worker", &cause))?;
+        let mut child = self
+            .spawn()
+            .map_err(|cause| Failure::unexpected("cannot start a worker", &cause))?;
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Failure::new(ErrorKind::Unexpected, "a worker has no pipes"));
         };
@@ -77,7 +79,8 @@ impl Fleet {
             address: format!("demo://worker-{number}/pid-{}", child.id().unwrap_or_default()),
             every: self.how.every,
         };
-        let mut line = serde_json::to_vec(&order).map_err(|cause| Failure::unexpected("cannot write", &cause))?;
+        let mut line =
+            serde_json::to_vec(&order).map_err(|cause| Failure::unexpected("cannot write", &cause))?;
         line.push(b'\n');
         let written = stdin.write_all(&line).await;
         written.map_err(|cause| Failure::unexpected("cannot tell a worker what to do", &cause))?;
@@ -109,9 +112,18 @@ impl Fleet {
 
     /// Ends a worker with a signal; returns when.
     pub(super) fn end(&mut self, number: Number, signal: Signal) -> Result<Instant, Failure> {
-        let gone = || Failure::new(ErrorKind::Unexpected, format!("worker {number} has ended by itself"));
+        let gone = || {
+            Failure::new(
+                ErrorKind::Unexpected,
+                format!("worker {number} has ended by itself"),
+            )
+        };
         let worker = self.workers.get_mut(&number).ok_or_else(gone)?;
-        let pid = worker.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let pid = worker
+            .child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
         worker.leaving = true;
         self.board.goes(number);
         let at = Instant::now();
@@ -143,10 +155,10 @@ impl Fleet {
             Some(News::Live) => self.board.is_live(number, at),
             Some(News::Found { instance_id }) => self.see(number, &instance_id, true, at),
             Some(News::Lost { instance_id }) => self.see(number, &instance_id, false, at),
-            Some(News::Trouble { message }) => self.board.troubled(message),
-            Some(News::Failed { exit, message }) => {
-                let failure = Failure::new(kind_of(exit), format!("worker {number}: {message}"));
-                return Err(failure);
+            Some(News::Trouble { message }) => self.board.troubled(number, message),
+            Some(News::Failed { code, message }) => {
+                let kind = ErrorKind::from_code(&code).unwrap_or(ErrorKind::Unexpected);
+                return Err(Failure::new(kind, format!("worker {number}: {message}")));
             }
             None if leaving => {}
             None => {
@@ -167,7 +179,11 @@ impl Fleet {
     /// Ends every worker, politely if they let it, and waits for them.
     pub(super) async fn disband(mut self) {
         self.heard.close();
-        let ends: Vec<_> = self.workers.drain().map(|(_, worker)| tokio::spawn(dismiss(worker))).collect();
+        let ends: Vec<_> = self
+            .workers
+            .drain()
+            .map(|(_, worker)| tokio::spawn(dismiss(worker)))
+            .collect();
         for end in ends {
             let _ = end.await;
         }
@@ -176,7 +192,11 @@ impl Fleet {
 
 async fn dismiss(worker: Worker) {
     let Worker { mut child, .. } = worker;
-    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+    if let Some(pid) = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw)
+    {
         let _ = kill_process(pid, Signal::TERM);
     }
     if timeout(GOODBYE, child.wait()).await.is_err() {
@@ -187,16 +207,12 @@ async fn dismiss(worker: Worker) {
 async fn listen(number: Number, stdout: ChildStdout, news: mpsc::Sender<(Number, Option<News>, Instant)>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(said) = serde_json::from_str(&line) else { continue };
+        let Ok(said) = serde_json::from_str(&line) else {
+            continue;
+        };
         if news.send((number, Some(said), Instant::now())).await.is_err() {
             return;
         }
     }
     let _ = news.send((number, None, Instant::now())).await;
-}
-
-/// A kind whose exit code this is.
-fn kind_of(exit: u8) -> ErrorKind {
-    let same = |kind: &ErrorKind| crate::exit::Exit::of(*kind).code() == exit;
-    ErrorKind::ALL.into_iter().rev().find(same).unwrap_or(ErrorKind::Unexpected)
 }

@@ -28,6 +28,6 @@ pub(super) enum News {
     Lost { instance_id: String },
     /// Looking failed.
     Trouble { message: String },
-    /// Could not start: the object of the failure.
-    Failed { exit: u8, message: String },
+    /// Could not start; `code` is that of the kind of error.
+    Failed { code: String, message: String },
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use discovery::{Bounds, Capability, ErrorKind, SystemUrl, peer::InstanceId};
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::worker::run as work;
@@ -46,6 +46,23 @@ struct Stage {
     budget: Duration,
 }
 
+#[derive(Serialize)]
+struct Introduction<'a> {
+    event: &'static str,
+    peers: u16,
+    system: &'a str,
+    embedded: bool,
+    ttl_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    event: &'static str,
+    held: bool,
+    failed: usize,
+    took_ms: u64,
+}
+
 /// Runs the demonstration to its end.
 pub(crate) async fn run(args: DemoArgs, verbose: u8, output: &Output) -> Result<(), Failure> {
     let began = Instant::now();
@@ -61,7 +78,8 @@ pub(crate) async fn run(args: DemoArgs, verbose: u8, output: &Output) -> Result<
             (stage, None)
         }
         None => {
-            let service = OwnService::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Duration::ZERO).await?;
+            let service =
+                OwnService::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Duration::ZERO).await?;
             (Stage::embedded(service.server().local_addr())?, Some(service))
         }
     };
@@ -120,7 +138,11 @@ impl Stage {
         let capabilities = system.capabilities();
         for needed in [Capability::List, Capability::Expiry, Capability::MultiProcess] {
             if !capabilities.has(needed) {
-                let message = format!("a demo needs `{}`, which {} does not declare", needed.name(), system.name());
+                let message = format!(
+                    "a demo needs `{}`, which {} does not declare",
+                    needed.name(),
+                    system.name()
+                );
                 return Err(Failure::new(ErrorKind::Unsupported, message).with_hint("leave --system out"));
             }
         }
@@ -166,27 +188,32 @@ fn too_long(stage: &Stage) -> Failure {
 
 fn introduce(stage: &Stage, embedded: bool, peers: u16, output: &Output) -> Result<(), Failure> {
     let (name, ttl) = (&stage.name, stage.ttl);
-    let place = if embedded { "an embedded service" } else { "the given system" };
-    let object = json!({
-        "event": "demo",
-        "peers": peers,
-        "system": name,
-        "embedded": embedded,
-        "ttl_ms": u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-    });
-    let text = format!("{BOLD}{peers} worker processes{BOLD:#} on {place} {FAINT}({name}, TTL {ttl:?}){FAINT:#}\n");
+    let place = if embedded {
+        "an embedded service"
+    } else {
+        "the given system"
+    };
+    let object = Introduction {
+        event: "demo",
+        peers,
+        system: name,
+        embedded,
+        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+    };
+    let text =
+        format!("{BOLD}{peers} worker processes{BOLD:#} on {place} {FAINT}({name}, TTL {ttl:?}){FAINT:#}\n");
     output.say(text, &object)
 }
 
 fn conclude(failed: usize, took: Duration, output: &Output) -> Result<(), Failure> {
     let held = failed == 0;
     let seconds = took.as_secs_f32();
-    let object = json!({
-        "event": "verdict",
-        "held": held,
-        "failed": failed,
-        "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-    });
+    let object = Verdict {
+        event: "verdict",
+        held,
+        failed,
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    };
     let text = match held {
         true => format!("\n{GOOD}Every expectation held{GOOD:#}, in {seconds:.1} s."),
         false => format!("\n{BAD}{failed} of 5 expectations did not hold{BAD:#}, in {seconds:.1} s."),
@@ -208,14 +235,20 @@ mod tests {
         let stage = Stage::given("http://h:1").unwrap();
         assert!(stage.url.starts_with("http://h:1?cluster=demo-"), "{}", stage.url);
         assert!(stage.url.ends_with("&ttl=1000ms"), "{}", stage.url);
-        assert_eq!((stage.ttl, stage.budget), (Duration::from_secs(1), Duration::from_secs(23)));
+        assert_eq!(
+            (stage.ttl, stage.budget),
+            (Duration::from_secs(1), Duration::from_secs(23))
+        );
     }
 
     #[test]
     fn what_the_url_says_is_kept() {
         let stage = Stage::given("http://h:1?cluster=lab&ttl=5s").unwrap();
         assert_eq!(stage.url, "http://h:1?cluster=lab&ttl=5s");
-        assert_eq!((stage.ttl, stage.budget), (Duration::from_secs(5), Duration::from_secs(35)));
+        assert_eq!(
+            (stage.ttl, stage.budget),
+            (Duration::from_secs(5), Duration::from_secs(35))
+        );
     }
 
     #[test]

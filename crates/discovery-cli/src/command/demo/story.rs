@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use discovery::{Bounds, ErrorKind};
 use rustix::process::Signal;
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
@@ -50,6 +50,20 @@ pub(super) struct Story<'a> {
     pub(super) failed: usize,
 }
 
+#[derive(Serialize)]
+struct StepObject<'a> {
+    event: &'static str,
+    step: &'static str,
+    held: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observers: Option<usize>,
+    what: &'a str,
+}
+
 struct Step {
     name: &'static str,
     what: String,
@@ -73,7 +87,8 @@ impl Story<'_> {
         for _ in 0..workers {
             self.fleet.recruit().await?;
         }
-        let what = format!("{workers} processes registered and found each other, by worker id and instance id");
+        let what =
+            format!("{workers} processes registered and found each other, by worker id and instance id");
         let step = Step {
             name: "meet",
             what,
@@ -88,8 +103,14 @@ impl Story<'_> {
         let pid = self.fleet.pid(worker).unwrap_or_default();
         let began = self.fleet.end(worker, signal)?;
         let (what, limit) = match signal {
-            Signal::KILL => (format!("worker {worker} (pid {pid}) killed with SIGKILL"), self.limits.kill),
-            _ => (format!("worker {worker} (pid {pid}) asked to leave with SIGTERM"), self.limits.notice),
+            Signal::KILL => (
+                format!("worker {worker} (pid {pid}) killed with SIGKILL"),
+                self.limits.kill,
+            ),
+            _ => (
+                format!("worker {worker} (pid {pid}) asked to leave with SIGTERM"),
+                self.limits.notice,
+            ),
         };
         let step = Step {
             name,
@@ -102,9 +123,14 @@ impl Story<'_> {
 
     async fn join(&mut self) -> Result<(), Failure> {
         let worker = self.fleet.recruit().await?;
-        let live = self.fleet.until(Instant::now() + START, |board| board.live_since(worker));
+        let live = self
+            .fleet
+            .until(Instant::now() + START, |board| board.live_since(worker));
         let Some(began) = self.output.waiting("a newcomer starts", live).await? else {
-            return Err(Failure::new(ErrorKind::Timeout, format!("worker {worker} did not start within {START:?}")));
+            return Err(Failure::new(
+                ErrorKind::Timeout,
+                format!("worker {worker} did not start within {START:?}"),
+            ));
         };
         let pid = self.fleet.pid(worker).unwrap_or_default();
         let step = Step {
@@ -128,8 +154,17 @@ impl Story<'_> {
                 wrongly.len()
             ),
         };
-        let object = json!({"event": "step", "step": "stay", "what": what, "held": held, "wrongly_lost": wrongly.len()});
-        self.output.say(format!("  {} {:<6} {what}", mark(held), "stay"), &object)
+        let object = StepObject {
+            event: "step",
+            step: "stay",
+            held,
+            delay_ms: None,
+            limit_ms: None,
+            observers: None,
+            what: &what,
+        };
+        self.output
+            .say(format!("  {} {:<6} {what}", mark(held), "stay"), &object)
     }
 
     async fn expect(&mut self, step: Step, shown: impl Fn(&Board) -> Option<Instant>) -> Result<(), Failure> {
@@ -140,27 +175,33 @@ impl Story<'_> {
         self.failed += usize::from(!held);
         self.report(&step, delay, held)?;
         match (delay, self.fleet.board.trouble()) {
-            (None, Some(trouble)) => {
-                Err(Failure::new(ErrorKind::Unavailable, format!("the workers lost the system: {trouble}")))
-            }
+            (None, Some(trouble)) => Err(Failure::new(
+                ErrorKind::Unavailable,
+                format!("the workers lost the system: {trouble}"),
+            )),
             _ => Ok(()),
         }
     }
 
     fn report(&self, step: &Step, delay: Option<Duration>, held: bool) -> Result<(), Failure> {
-        let Step { name, what, limit, .. } = step;
+        let Step {
+            name, what, limit, ..
+        } = step;
         let observers = self.fleet.board.present().len() - usize::from(matches!(*name, "join"));
-        let object = json!({
-            "event": "step",
-            "step": name,
-            "what": what,
-            "held": held,
-            "delay_ms": delay.map(millis),
-            "limit_ms": millis(*limit),
-            "observers": observers,
-        });
+        let object = StepObject {
+            event: "step",
+            step: name,
+            held,
+            delay_ms: delay.map(millis),
+            limit_ms: Some(millis(*limit)),
+            observers: Some(observers),
+            what,
+        };
         let known = match delay {
-            Some(delay) => format!("known to all {observers} after {BOLD}{:.2} s{BOLD:#}", delay.as_secs_f32()),
+            Some(delay) => format!(
+                "known to all {observers} after {BOLD}{:.2} s{BOLD:#}",
+                delay.as_secs_f32()
+            ),
             None => format!("{BAD}not known to all {observers}{BAD:#}"),
         };
         let limit = format!("{FAINT}(limit {:.1} s){FAINT:#}", limit.as_secs_f32());
@@ -168,7 +209,10 @@ impl Story<'_> {
             "meet" => known.replace("known to all", "all"),
             _ => known,
         };
-        self.output.say(format!("  {} {name:<6} {what}\n           {known} {limit}", mark(held)), &object)
+        self.output.say(
+            format!("  {} {name:<6} {what}\n           {known} {limit}", mark(held)),
+            &object,
+        )
     }
 }
 

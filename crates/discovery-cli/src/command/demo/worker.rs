@@ -34,18 +34,23 @@ pub(crate) async fn run(output: &Output) -> Result<(), Failure> {
     let order = order
         .await
         .map_err(|_| Failure::usage("this command is for `discovery demo` only"))?;
-    let working = async {
-        match Worker::start(&order, output).await {
-            Ok(worker) => worker.work(&mut stop).await,
-            Err(failure) => {
-                let (exit, message) = (failure.exit().code(), failure.line());
-                say(output, &News::Failed { exit, message })
-            }
+    let asked = async {
+        tokio::select! {
+            () = stop.asked() => {}
+            _ = orphaned.wait_for(|gone| *gone) => {}
         }
     };
-    tokio::select! {
-        ended = working => ended,
-        _ = orphaned.wait_for(|gone| *gone) => Ok(()),
+    tokio::pin!(asked);
+    let started = tokio::select! {
+        started = Worker::start(&order, output) => started,
+        () = &mut asked => return Ok(()),
+    };
+    match started {
+        Ok(worker) => worker.work(asked).await,
+        Err(failure) => {
+            let (code, message) = (failure.code().to_owned(), failure.line());
+            say(output, &News::Failed { code, message })
+        }
     }
 }
 
@@ -105,12 +110,14 @@ impl<'a> Worker<'a> {
         })
     }
 
-    async fn work(mut self, stop: &mut Stop) -> Result<(), Failure> {
-        tokio::select! {
-            ended = self.keep_looking() => ended?,
-            () = stop.asked() => {}
-        }
-        Ok(self.manager.shutdown(GOODBYE).await?)
+    async fn work(mut self, asked: impl Future<Output = ()>) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            ended = self.keep_looking() => ended,
+            () = asked => Ok(()),
+        };
+        // The parent knows what it expects; a system that does not confirm is not for here.
+        let _ = self.manager.shutdown(GOODBYE).await;
+        ended
     }
 
     async fn keep_looking(&mut self) -> Result<(), Failure> {
@@ -140,7 +147,12 @@ impl<'a> Worker<'a> {
             .map(|peer| (peer.instance_id(), peer))
             .filter(|(id, _)| *id != self.own)
             .collect();
-        let missing: Vec<_> = self.known.keys().filter(|id| !listed.contains_key(id)).copied().collect();
+        let missing: Vec<_> = self
+            .known
+            .keys()
+            .filter(|id| !listed.contains_key(id))
+            .copied()
+            .collect();
         for id in missing {
             if self.is_gone(id).await {
                 self.known.remove(&id);
@@ -161,14 +173,18 @@ impl<'a> Worker<'a> {
     async fn is_found(&self, peer: &PeerInfo) -> bool {
         let by_worker = self.manager.discover_by_worker_id(peer.worker_id()).await;
         let by_instance = self.manager.discover_by_instance_id(peer.instance_id()).await;
-        [by_worker, by_instance].into_iter().all(|found| found.is_ok_and(|found| found == *peer))
+        [by_worker, by_instance]
+            .into_iter()
+            .all(|found| found.is_ok_and(|found| found == *peer))
     }
 
     async fn is_gone(&self, id: InstanceId) -> bool {
         let by_worker = self.manager.discover_by_worker_id(id.worker_id()).await;
         let by_instance = self.manager.discover_by_instance_id(id).await;
         let not_found = |error: DiscoveryError| error.kind() == ErrorKind::NotFound;
-        [by_worker, by_instance].into_iter().all(|found| found.is_err_and(not_found))
+        [by_worker, by_instance]
+            .into_iter()
+            .all(|found| found.is_err_and(not_found))
     }
 }
 
