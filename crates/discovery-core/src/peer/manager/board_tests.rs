@@ -1,0 +1,375 @@
+//! Every interleaving of lookups, reports and evictions of one key, walked through one by one.
+//!
+//! Each actor is a list of atomic steps. An answer carries the step at which its source call
+//! began, so the oracle can tell whether it is older than the last event that had been
+//! delivered when its caller called. The four mistakes of [`Plant`] must each be caught.
+
+use super::*;
+use crate::peer::WorkerAddress;
+
+/// What a source answers; the old instance has left, the new one took its worker id.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Answer {
+    Old,
+    New,
+    NotFound,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Actor {
+    /// join, then begin the call, then land.
+    Lookup(Answer),
+    /// One event: the old instance is reported.
+    Report,
+    /// Pick an entry, then remove it.
+    Evict,
+}
+
+impl Actor {
+    /// Landing takes two steps only where the lock does not join them.
+    fn steps(self, plant: Plant) -> usize {
+        match self {
+            Self::Lookup(_) if plant == Plant::PublishOutsideLock => 4,
+            Self::Lookup(_) => 3,
+            Self::Report => 1,
+            Self::Evict => 2,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Caller {
+    called_after_event: usize,
+    ticket: Option<Ticket>,
+    waiting: Option<Waiting>,
+    got: Option<Landing>,
+    began: usize,
+    cleared: Option<Ticket>,
+}
+
+const OLD: &str = "b93942ea-7b73-8267-d59f-3d805cf975ae";
+const NEW: &str = "b81a078d-f2d8-4f88-3a52-96093bbc56af";
+
+fn instance(answer: Answer) -> InstanceId {
+    if answer == Answer::Old { OLD } else { NEW }.parse().unwrap()
+}
+
+fn key() -> WorkerId {
+    instance(Answer::Old).worker_id()
+}
+
+fn landing(answer: Answer, began: usize) -> Landing {
+    let error = |kind| Err(DiscoveryError::new(kind, began.to_string()));
+    let answer = match answer {
+        Answer::NotFound => error(ErrorKind::NotFound),
+        Answer::Error => error(ErrorKind::Unavailable),
+        found => {
+            let peer = PeerInfo::new(instance(found), WorkerAddress::from_bytes(began.to_string()));
+            Ok(Hit {
+                peer,
+                source: 0,
+                age: Duration::ZERO,
+            })
+        }
+    };
+    Landing { answer, hung: false }
+}
+
+fn began(hit: &Hit) -> usize {
+    hit.peer.address().to_str().unwrap().parse().unwrap()
+}
+
+/// A report is about one instance; what is known of its successor stays true.
+fn is_reported(hit: &Hit) -> bool {
+    hit.peer.instance_id() == instance(Answer::Old)
+}
+
+struct World {
+    board: Board,
+    time: usize,
+    last_event: usize,
+    callers: Vec<Caller>,
+    picked: Option<Option<(super::super::table::Identity, usize)>>,
+    broken: Option<String>,
+}
+
+impl World {
+    fn new(plant: Plant, actors: usize) -> Self {
+        let mut board = Board::new(
+            Table::new(100, Duration::from_secs(60)),
+            100,
+            Duration::from_secs(60),
+        );
+        board.plant = plant;
+        let callers = (0..actors).map(|_| Caller::default()).collect();
+        Self {
+            board,
+            time: 1,
+            last_event: 0,
+            callers,
+            picked: None,
+            broken: None,
+        }
+    }
+
+    fn run(&mut self, at: usize, actor: Actor, step: usize) {
+        self.time += 1;
+        match (actor, step) {
+            (Actor::Lookup(_), 0) => self.join(at),
+            (Actor::Lookup(_), 1) => self.callers[at].began = self.time,
+            (Actor::Lookup(answer), 2) => self.land(at, answer),
+            (Actor::Lookup(answer), 3) => self.land_rest(at, answer),
+            (Actor::Report, _) => {
+                let stood = self.entry();
+                self.board.report(instance(Answer::Old));
+                self.last_event = self.time;
+                if stood.is_some_and(|hit| hit.peer.instance_id() == instance(Answer::New))
+                    && self.entry().is_none()
+                {
+                    self.broken = Some("a report about one instance removed another".to_owned());
+                }
+            }
+            (Actor::Evict, 0) => {
+                let picked = self.board.pick(key());
+                self.picked = Some(
+                    picked
+                        .zip(self.entry())
+                        .map(|(identity, hit)| (identity, began(&hit))),
+                );
+            }
+            (Actor::Evict, _) => self.evict(),
+            (Actor::Lookup(_), _) => unreachable!(),
+        }
+    }
+
+    fn entry(&self) -> Option<Hit> {
+        self.board.table().hit(key())
+    }
+
+    fn join(&mut self, at: usize) {
+        let joined = self.board.join(Question::Worker(key()));
+        let caller = &mut self.callers[at];
+        caller.called_after_event = self.last_event;
+        match joined {
+            Joined::Hit(hit) => {
+                caller.got = Some(Landing {
+                    answer: Ok(hit),
+                    hung: false,
+                })
+            }
+            // Which answer was remembered is told by the generation alone: see below.
+            Joined::NotFound => {}
+            Joined::Wait(waiting) => caller.waiting = Some(waiting),
+            Joined::Lead(ticket, waiting) => (caller.ticket, caller.waiting) = (Some(ticket), Some(waiting)),
+        }
+    }
+
+    fn land(&mut self, at: usize, answer: Answer) {
+        let caller = &mut self.callers[at];
+        let Some(ticket) = caller.ticket.take() else {
+            return;
+        };
+        if self.board.plant == Plant::PublishOutsideLock {
+            if self.board.land_outside_lock(&ticket) {
+                caller.cleared = Some(ticket);
+            } else {
+                ticket.landing.send_replace(Some(landing(answer, caller.began)));
+            }
+            return;
+        }
+        self.board.land(ticket, landing(answer, caller.began));
+    }
+
+    fn land_rest(&mut self, at: usize, answer: Answer) {
+        let caller = &mut self.callers[at];
+        if let Some(ticket) = caller.cleared.take() {
+            let landing = landing(answer, caller.began);
+            if let Ok(hit) = &landing.answer {
+                self.board.table().put(hit.peer.clone(), hit.source);
+            }
+            ticket.landing.send_replace(Some(landing));
+        }
+    }
+
+    fn evict(&mut self) {
+        let Some(Some((identity, picked))) = self.picked.take() else {
+            return;
+        };
+        let before = self.entry().map(|hit| began(&hit));
+        self.board.remove(identity);
+        if before.is_some_and(|before| before != picked) && self.entry().is_none() {
+            self.broken = Some("an eviction removed the successor of what it had picked".to_owned());
+        }
+    }
+
+    /// What must hold once everything has happened.
+    fn judge(&mut self) -> Result<(), String> {
+        if let Some(broken) = self.broken.take() {
+            return Err(broken);
+        }
+        for caller in &mut self.callers {
+            let waited = caller
+                .waiting
+                .as_ref()
+                .and_then(|waiting| waiting.borrow().clone());
+            let Some(landing) = caller.got.take().or(waited) else {
+                continue;
+            };
+            let began = match &landing.answer {
+                Ok(hit) if !is_reported(hit) => continue,
+                Ok(hit) => began(hit),
+                Err(error) => error.context().parse().unwrap(),
+            };
+            if began < caller.called_after_event {
+                return Err(format!(
+                    "a caller after event {} got an answer of {began}",
+                    caller.called_after_event
+                ));
+            }
+        }
+        if let Some(hit) = self.entry().filter(is_reported)
+            && began(&hit) < self.last_event
+        {
+            return Err(format!(
+                "the table keeps an answer of {} after event {}",
+                began(&hit),
+                self.last_event
+            ));
+        }
+        if matches!(self.board.join(Question::Worker(key())), Joined::NotFound) && self.negative_is_old() {
+            return Err("an old \"not found\" is remembered after an event".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether every "not found" there was began before the last event.
+    fn negative_is_old(&self) -> bool {
+        let newest = self.callers.iter().filter_map(|caller| {
+            let landing = caller.waiting.as_ref()?.borrow().clone()?;
+            landing
+                .answer
+                .err()
+                .filter(|error| error.kind() == ErrorKind::NotFound)?
+                .context()
+                .parse::<usize>()
+                .ok()
+        });
+        newest.max().is_none_or(|newest| newest < self.last_event)
+    }
+}
+
+/// Walks every interleaving; how many there were, and the first that went wrong.
+fn explore(plant: Plant, actors: &[Actor]) -> (usize, Option<String>) {
+    let mut count = 0;
+    let mut wrong = None;
+    let mut schedule = Vec::new();
+    let mut left: Vec<usize> = actors.iter().map(|actor| actor.steps(plant)).collect();
+    walk(plant, actors, &mut left, &mut schedule, &mut count, &mut wrong);
+    (count, wrong)
+}
+
+fn walk(
+    plant: Plant,
+    actors: &[Actor],
+    left: &mut [usize],
+    schedule: &mut Vec<usize>,
+    count: &mut usize,
+    wrong: &mut Option<String>,
+) {
+    if left.iter().all(|left| *left == 0) {
+        *count += 1;
+        if wrong.is_none() {
+            *wrong = play(plant, actors, schedule)
+                .err()
+                .map(|why| format!("{why}: {actors:?} as {schedule:?}"));
+        }
+        return;
+    }
+    for at in 0..actors.len() {
+        if left[at] > 0 {
+            left[at] -= 1;
+            schedule.push(at);
+            walk(plant, actors, left, schedule, count, wrong);
+            schedule.pop();
+            left[at] += 1;
+        }
+    }
+}
+
+fn play(plant: Plant, actors: &[Actor], schedule: &[usize]) -> Result<(), String> {
+    let mut world = World::new(plant, actors.len());
+    let mut done = vec![0; actors.len()];
+    for at in schedule {
+        world.run(*at, actors[*at], done[*at]);
+        done[*at] += 1;
+    }
+    world.judge()
+}
+
+const ANSWERS: [Answer; 4] = [Answer::Old, Answer::New, Answer::NotFound, Answer::Error];
+
+fn casts() -> Vec<Vec<Actor>> {
+    let mut casts = Vec::new();
+    for first in ANSWERS {
+        for second in ANSWERS {
+            let (first, second) = (Actor::Lookup(first), Actor::Lookup(second));
+            casts.push(vec![first, second, Actor::Report]);
+            casts.push(vec![first, second, Actor::Evict]);
+            casts.push(vec![first, Actor::Evict, Actor::Report]);
+            casts.push(vec![first, second, Actor::Report, Actor::Report]);
+        }
+    }
+    casts.push(vec![
+        Actor::Lookup(Answer::Old),
+        Actor::Lookup(Answer::New),
+        Actor::Evict,
+        Actor::Report,
+    ]);
+    casts
+}
+
+fn first_failure(plant: Plant) -> (usize, Option<String>) {
+    let mut total = 0;
+    for cast in casts() {
+        let (count, wrong) = explore(plant, &cast);
+        total += count;
+        if wrong.is_some() {
+            return (total, wrong);
+        }
+    }
+    (total, None)
+}
+
+#[test]
+fn no_interleaving_hands_out_or_keeps_an_answer_older_than_the_last_event() {
+    let (walked, wrong) = first_failure(Plant::Nothing);
+    assert_eq!(wrong, None);
+    assert!(walked > 10_000, "{walked}");
+}
+
+#[test]
+fn every_planted_mistake_is_caught() {
+    let plants = [
+        Plant::NoGenerationCheck,
+        Plant::NoDetach,
+        Plant::RemovalByKey,
+        Plant::PublishOutsideLock,
+    ];
+    for plant in plants {
+        let (_, wrong) = first_failure(plant);
+        assert!(wrong.is_some(), "{plant:?} went unnoticed");
+    }
+}
+
+#[test]
+fn a_flight_that_is_given_up_ends_the_waiting() {
+    let board = Board::new(Table::new(10, Duration::from_secs(1)), 10, Duration::from_secs(1));
+    let Joined::Lead(ticket, waiting) = board.join(Question::Worker(key())) else {
+        panic!("nobody flies yet")
+    };
+    assert!(matches!(board.join(Question::Worker(key())), Joined::Wait(_)));
+    board.give_up(ticket);
+    assert!(waiting.has_changed().is_err(), "the channel is closed");
+    assert!(matches!(board.join(Question::Worker(key())), Joined::Lead(..)));
+}

@@ -1,0 +1,38 @@
+//! The one list of backends.
+
+/// A backend: the crate `discovery-<name>`, and the facade's feature of the same name.
+pub(crate) struct Backend {
+    /// Its name, as in its URL scheme.
+    pub(crate) name: &'static str,
+    /// Crates that only this backend may bring, as long as no other one lists them too.
+    pub(crate) brings: &'static [&'static str],
+}
+
+/// Every backend there is.
+pub(crate) const BACKENDS: &[Backend] = &[
+    Backend {
+        name: "memory",
+        brings: &[],
+    },
+    Backend {
+        name: "http",
+        brings: &["http", "hyper", "hyper-util", "reqwest", "rustls", "url"],
+    },
+];
+
+/// Crates of servers, which no backend's feature may bring.
+pub(crate) const SERVER: &[&str] = &["axum", "axum-core"];
+
+/// The name of the crate that holds a backend.
+pub(crate) fn package(backend: &str) -> String {
+    format!("discovery-{backend}")
+}
+
+/// The backend that a crate holds, if it holds one.
+pub(crate) fn of_package(package: &str) -> Option<&'static str> {
+    let name = package.strip_prefix("discovery-")?;
+    BACKENDS
+        .iter()
+        .map(|backend| backend.name)
+        .find(|known| *known == name)
+}
