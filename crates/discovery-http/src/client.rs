@@ -334,4 +334,15 @@ mod tests {
         }
         assert!(path(&Cluster::try_new("..").unwrap(), "x").is_err());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_never_had_its_turn_may_be_repeated() {
+        let client = Client::try_new(&HttpConfig::try_new("http://127.0.0.1:9").unwrap()).unwrap();
+        let _turns = client.permits.acquire_many(IN_FLIGHT as u32).await.unwrap();
+        let request = Request::delete("/x".to_owned());
+        let error = client.call(&request, client.deadline()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(error.retry(), Retry::Safe { after: None });
+        assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
+    }
 }

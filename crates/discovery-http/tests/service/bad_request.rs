@@ -8,6 +8,9 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const SESSION: (&str, &str) = ("session-id", "1.00.2710");
 const CREATE: (&str, &str) = ("if-none-match", "*");
 
+/// Method, path, headers and body; status and code of the answer.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a str);
+
 #[tokio::test]
 async fn every_bad_request_is_answered_with_a_problem() {
     let server = service().await;
@@ -15,7 +18,7 @@ async fn every_bad_request_is_answered_with_a_problem() {
     let long = format!("/v1/clusters/{long}/instances");
     let big_body = format!(r#"{{"body":"{}"}}"#, "x".repeat(16 * 1_024 + 1));
     let many = format!(r#"{{"keys":[{}"a/b"]}}"#, r#""a/b","#.repeat(400));
-    let cases: &[(&str, &str, &[(&str, &str)], &str, u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         ("GET", "/", &[], "", 404, "no-such-route"),
         ("GET", "/v2/clusters/c/instances", &[], "", 404, "no-such-route"),
         ("GET", "/v1/clusters/c", &[], "", 404, "no-such-route"),

@@ -100,19 +100,15 @@ async fn waiting_for_a_turn_counts_against_the_deadline() {
     let limit = Duration::from_millis(300);
     let store = HttpStore::try_new(&config(addr).with_timeout(limit)).unwrap();
     let mut calls = JoinSet::new();
-    for number in 0..80 {
-        let store = store.clone();
-        let item = create(&key("c", &number.to_string()), "1");
-        calls.spawn(async move { store.write(&session(), &[item]).await.pop().unwrap().unwrap_err() });
-    }
     let start = Instant::now();
-    let errors = calls.join_all().await;
+    for number in 0..200 {
+        let store = store.clone();
+        calls.spawn(async move { store.get(&[key("c", &number.to_string())]).await });
+    }
+    for answers in calls.join_all().await {
+        assert_eq!(answers[0].as_ref().unwrap_err().kind(), ErrorKind::Timeout);
+    }
     assert!(start.elapsed() < 3 * limit, "{:?}", start.elapsed());
-    assert!(errors.iter().all(|error| error.kind() == ErrorKind::Timeout));
-    let unsent = errors
-        .iter()
-        .filter(|error| error.retry() != Retry::OutcomeUnknown);
-    assert_eq!(unsent.count(), 80 - 64, "what never left may be repeated");
 }
 
 #[tokio::test]
@@ -285,6 +281,7 @@ async fn a_thousand_concurrent_reads_share_few_connections() {
     }
     assert!(calls.join_all().await.iter().all(Option::is_none));
     let most = most.load(Ordering::Relaxed);
+    println!("at most {most} connections at once");
     assert!(most <= 64, "{most} connections at once");
 }
 
