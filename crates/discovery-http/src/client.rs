@@ -27,6 +27,8 @@ use crate::{
 
 /// The most requests in flight, and so the most connections.
 const IN_FLIGHT: usize = 64;
+/// A request with less time than this left is not sent: it would only leave its outcome open.
+const TOO_LATE: Duration = Duration::from_millis(5);
 /// Idle connections are closed well before the server would: a request that meets a closing
 /// connection has an unknown outcome.
 const IDLE: Duration = Duration::from_secs(15);
@@ -153,8 +155,12 @@ impl Client {
     pub(crate) async fn call(&self, request: &Request, deadline: Instant) -> Result<Bytes, DiscoveryError> {
         let sent = AtomicBool::new(false);
         let work = async {
-            let permit = self.permits.acquire().await;
-            sent.store(permit.is_ok(), Ordering::Relaxed);
+            let _permit = self.permits.acquire().await;
+            if Instant::now() + TOO_LATE >= deadline {
+                // Those in front gave up just now, and so does this one: it has not left.
+                return Err(error::timed_out(request.effect, false, &self.host, self.timeout));
+            }
+            sent.store(true, Ordering::Relaxed);
             self.attempt(request).await
         };
         let answer = timeout_at(deadline, work).await.unwrap_or_else(|_| {
@@ -327,5 +333,16 @@ mod tests {
             assert_eq!(path(&Cluster::try_new(name).unwrap(), "x").unwrap(), expected);
         }
         assert!(path(&Cluster::try_new("..").unwrap(), "x").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_never_had_its_turn_may_be_repeated() {
+        let client = Client::try_new(&HttpConfig::try_new("http://127.0.0.1:9").unwrap()).unwrap();
+        let _turns = client.permits.acquire_many(IN_FLIGHT as u32).await.unwrap();
+        let request = Request::delete("/x".to_owned());
+        let error = client.call(&request, client.deadline()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(error.retry(), Retry::Safe { after: None });
+        assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
     }
 }

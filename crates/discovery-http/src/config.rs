@@ -138,11 +138,11 @@ impl HttpConfig {
 }
 
 fn check_wait(name: &str, wait: Duration) -> Result<(), DiscoveryError> {
-    const LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(300);
+    const LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
     if LIMITS.contains(&wait) {
         return Ok(());
     }
-    refuse(format!("{name} {wait:?} is outside its limits of 1ms to 5min"))
+    refuse(format!("{name} {wait:?} is outside its limits of 10ms to 5min"))
 }
 
 /// Checks everything around the host; never repeats the user part or the path, which may hold

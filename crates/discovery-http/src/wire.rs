@@ -270,6 +270,7 @@ impl Body {
 }
 
 impl WirePosition {
+    #[cfg(feature = "server")]
     pub(crate) fn new(at: Position) -> Self {
         Self {
             generation: at.generation.to_string(),
@@ -287,6 +288,7 @@ impl WirePosition {
 }
 
 impl WireRecord {
+    #[cfg(feature = "server")]
     pub(crate) fn new(record: &Record) -> Self {
         Self {
             key: relative(&record.key).to_owned(),

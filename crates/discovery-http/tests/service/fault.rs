@@ -1,1 +1,363 @@
-//! todo
+//! Servers that do not answer, or not as they should.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use discovery_core::{
+    ErrorKind, Retry,
+    store::{Record, RecordStore, Session},
+};
+use discovery_http::{HttpStore, HttpSystem};
+use discovery_memory::MemoryStore;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::harness::{SECOND, TTL, any_port, client, config, create, held, key, read, serve, service};
+
+/// A server that reads a request's beginning and then says `answer`, or nothing if there is none.
+async fn canned(answer: Option<String>) -> SocketAddr {
+    let listener = TcpListener::bind(any_port()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            connections.spawn(async move {
+                let _ = stream.read(&mut [0; 4_096]).await;
+                match answer {
+                    Some(answer) => {
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
+                    None => sleep(600 * SECOND).await,
+                }
+            });
+        }
+    });
+    addr
+}
+
+fn http(status: &str, media_type: &str, body: &str) -> Option<String> {
+    Some(format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+fn session() -> Session {
+    Session {
+        id: "1.00.2710".into(),
+        ttl: TTL,
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_a_timeout_within_the_deadline() {
+    let addr = canned(None).await;
+    let limit = Duration::from_millis(300);
+    let store = HttpStore::try_new(&config(addr).with_timeout(limit)).unwrap();
+    let start = Instant::now();
+    let keys: Vec<_> = (0..100).map(|number| key("c", &number.to_string())).collect();
+    let item = create(&keys[0], "1");
+    let session = session();
+    let (reads, written, opened) = tokio::join!(
+        store.get(&keys),
+        store.write(&session, std::slice::from_ref(&item)),
+        store.open(TTL)
+    );
+    assert!(start.elapsed() < 3 * limit, "{:?}", start.elapsed());
+    for read in reads {
+        let error = read.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Timeout, Retry::Safe { after: None })
+        );
+        assert!(error.to_string().contains(&addr.to_string()), "{error}");
+    }
+    let error = written[0].as_ref().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Timeout, Retry::OutcomeUnknown)
+    );
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Timeout);
+
+    let connecting = HttpSystem::connect(config(addr).with_connect_timeout(limit)).await;
+    assert_eq!(connecting.unwrap_err().kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn waiting_for_a_turn_counts_against_the_deadline() {
+    let addr = canned(None).await;
+    let limit = Duration::from_millis(300);
+    let store = HttpStore::try_new(&config(addr).with_timeout(limit)).unwrap();
+    let mut calls = JoinSet::new();
+    let start = Instant::now();
+    for number in 0..200 {
+        let store = store.clone();
+        calls.spawn(async move { store.get(&[key("c", &number.to_string())]).await });
+    }
+    for answers in calls.join_all().await {
+        assert_eq!(answers[0].as_ref().unwrap_err().kind(), ErrorKind::Timeout);
+    }
+    assert!(start.elapsed() < 3 * limit, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_unavailable_and_may_be_repeated() {
+    let listener = TcpListener::bind(any_port()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let store = client(addr);
+    let answer = store
+        .write(&session(), &[create(&key("c", "1"), "1")])
+        .await
+        .pop()
+        .unwrap();
+    let error = answer.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::Safe { after: None })
+    );
+    assert!(error.to_string().contains(&addr.to_string()), "{error}");
+    let error = HttpSystem::connect(config(addr)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn the_page_of_a_proxy_is_unavailable() {
+    let addr = canned(http("502 Bad Gateway", "text/html", "<html>not found</html>")).await;
+    let store = client(addr);
+    let error = store.get(&[key("c", "1")]).await.pop().unwrap().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::Safe { after: None })
+    );
+    let error = store.open(TTL).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::OutcomeUnknown)
+    );
+}
+
+#[tokio::test]
+async fn a_missing_page_is_never_a_missing_record() {
+    for answer in [
+        http("404 Not Found", "text/html", "<html>not found</html>"),
+        http("404 Not Found", "application/problem+json", "{}"),
+        http("302 Found", "text/html", ""),
+    ] {
+        let store = client(canned(answer).await);
+        let error = store.get(&[key("c", "1")]).await.pop().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_success_that_cannot_be_read_is_malformed() {
+    for body in [
+        "<html>",
+        "{}",
+        r#"{"results":[]}"#,
+        r#"{"results":[null,null]}"#,
+        r#"{"results":[{"record":{"key":"a/b","body":"","writer":"x","version":"00"}}]}"#,
+    ] {
+        let store = client(canned(http("200 OK", "application/json", body)).await);
+        let error = store.get(&[key("c", "1")]).await.pop().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{body}");
+        let answer = store
+            .write(&session(), &[create(&key("c", "1"), "1")])
+            .await
+            .pop()
+            .unwrap();
+        let error = answer.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Malformed, Retry::OutcomeUnknown),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_oversized_answer_is_not_read_to_its_end() {
+    let addr = canned(http(
+        "200 OK",
+        "application/json",
+        &" ".repeat(17 * 1_024 * 1_024),
+    ))
+    .await;
+    let error = client(addr)
+        .get(&[key("c", "1")])
+        .await
+        .pop()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    assert!(error.to_string().contains("more than"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_at_connect() {
+    for answer in [
+        http("200 OK", "text/html", "<html>welcome</html>"),
+        http(
+            "200 OK",
+            "application/json",
+            r#"{"service":"shop","api":"v1","epoch":"0"}"#,
+        ),
+        http("404 Not Found", "text/html", ""),
+    ] {
+        let error = HttpSystem::connect(config(canned(answer).await))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains("not a discovery service"), "{error}");
+    }
+    let answer = http(
+        "200 OK",
+        "application/json",
+        r#"{"service":"discovery","api":"v9","epoch":"0"}"#,
+    );
+    let error = HttpSystem::connect(config(canned(answer).await))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_in_the_middle_of_a_write_leaves_the_outcome_open() {
+    let cut = Some("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_owned());
+    for answer in [Some(String::new()), cut] {
+        let addr = canned(answer).await;
+        let store = client(addr);
+        let written = store
+            .write(&session(), &[create(&key("c", "1"), "1")])
+            .await
+            .pop()
+            .unwrap();
+        let error = written.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Unavailable, Retry::OutcomeUnknown),
+            "{error:?}"
+        );
+        let chain = format!("{error:?}");
+        assert!(!chain.contains("sessions/"), "no token in any message: {chain}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_over_a_connection_from_before_a_restart_is_repeated() {
+    let memory = Arc::new(MemoryStore::new());
+    let server = serve(any_port(), Duration::ZERO, memory.clone()).await;
+    let addr = server.local_addr();
+    let store = client(addr);
+    assert!(read(&store, &key("c", "1")).await.is_none());
+    server.shutdown(SECOND).await.unwrap();
+    let _server = serve(addr, Duration::ZERO, memory).await;
+    for _ in 0..10 {
+        assert!(read(&store, &key("c", "1")).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_concurrent_reads_share_few_connections() {
+    let server = service().await;
+    let (addr, most) = counting_proxy(server.local_addr()).await;
+    let store = HttpStore::try_new(&config(addr).with_timeout(20 * SECOND)).unwrap();
+    let mut calls = JoinSet::new();
+    for number in 0..1_000 {
+        let store = store.clone();
+        calls.spawn(async move { read(&store, &key("c", &number.to_string())).await });
+    }
+    assert!(calls.join_all().await.iter().all(Option::is_none));
+    let most = most.load(Ordering::Relaxed);
+    println!("at most {most} connections at once");
+    assert!(most <= 64, "{most} connections at once");
+}
+
+/// Passes bytes on and counts how many connections are open at most.
+async fn counting_proxy(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(any_port()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let told = most.clone();
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut from, _)) = listener.accept().await {
+            let open = open.clone();
+            most.fetch_max(open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            connections.spawn(async move {
+                let mut to = TcpStream::connect(to).await.unwrap();
+                let _ = copy_bidirectional(&mut from, &mut to).await;
+                open.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    });
+    (addr, told)
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_idle_or_silent_connections() {
+    let server = service().await;
+    let addr = server.local_addr();
+    let store = client(addr);
+    read(&store, &key("c", "1")).await;
+    let _silent = TcpStream::connect(addr).await.unwrap();
+    let mut half = TcpStream::connect(addr).await.unwrap();
+    half.write_all(b"GET /heal").await.unwrap();
+    let start = Instant::now();
+    server.shutdown(10 * SECOND).await.unwrap();
+    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let server = service().await;
+    let config = discovery_http::server::ServerConfig {
+        listen: server.local_addr(),
+        ..Default::default()
+    };
+    let error = discovery_http::server::Server::start(config, Arc::new(MemoryStore::new()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(
+        error.to_string().contains(&server.local_addr().to_string()),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_cut_half_way_keeps_what_it_learned() {
+    let server = service().await;
+    let store = client(server.local_addr());
+    let session = store.open(TTL).await.unwrap();
+    let items: Vec<_> = (0..40)
+        .map(|number| create(&key("c", &number.to_string()), "x".repeat(16_000)))
+        .collect();
+    let written = store.write(&session, &items).await.into_iter();
+    let records: Vec<Record> = written
+        .map(|answer| match answer {
+            Ok(discovery_core::store::Written::Done(record)) => record,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let mut held: Vec<_> = records.iter().map(held).collect();
+    // The service refuses the part that this one is in, not the others.
+    held[39].body = vec![b'x'; 17_000].into();
+    let renewal = store.renew(&session, &held).await.unwrap();
+    let kept: Vec<_> = renewal.kept.iter().map(std::mem::discriminant).collect();
+    assert_eq!(kept.len(), 40);
+    assert_ne!(kept[0], kept[39]);
+}

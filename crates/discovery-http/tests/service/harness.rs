@@ -42,6 +42,11 @@ pub(crate) fn client(addr: SocketAddr) -> HttpStore {
     HttpStore::try_new(&config(addr)).unwrap()
 }
 
+/// A client that waits as long as megabytes take on a busy machine.
+pub(crate) fn patient(addr: SocketAddr) -> HttpStore {
+    HttpStore::try_new(&config(addr).with_timeout(60 * SECOND)).unwrap()
+}
+
 /// An answer to a plain request.
 #[derive(Debug)]
 pub(crate) struct Answer {

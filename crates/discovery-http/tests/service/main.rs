@@ -5,6 +5,8 @@ mod api;
 #[cfg(test)]
 mod bad_request;
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod fault;
 #[cfg(test)]
 mod harness;

@@ -9,7 +9,7 @@ use discovery_core::{
 use discovery_http::server::Server;
 use discovery_memory::MemoryStore;
 
-use crate::harness::{SECOND, TTL, any_port, client, get, held, key, put, read, serve, service};
+use crate::harness::{SECOND, TTL, any_port, client, get, held, key, patient, put, read, serve, service};
 
 async fn restart(server: Server, warm_up: Duration) -> Server {
     let addr = server.local_addr();
@@ -66,7 +66,7 @@ async fn a_renewal_whose_answer_was_lost_can_be_repeated() {
 #[tokio::test]
 async fn a_large_session_comes_back_whole() {
     let server = service().await;
-    let store = client(server.local_addr());
+    let store = patient(server.local_addr());
     let session = store.open(TTL).await.unwrap();
     let mut records = Vec::new();
     for number in 0..50 {

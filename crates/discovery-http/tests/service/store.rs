@@ -6,7 +6,7 @@ use discovery_core::{
 };
 use tokio::time::Instant;
 
-use crate::harness::{SECOND, TTL, client, create, eventually, held, key, put, read, service};
+use crate::harness::{SECOND, TTL, client, create, eventually, held, key, patient, put, read, service};
 
 #[tokio::test]
 async fn a_record_is_written_read_replaced_and_removed() {
@@ -186,7 +186,7 @@ async fn clusters_are_told_apart_whatever_their_names() {
 #[tokio::test]
 async fn ten_thousand_records_are_listed_and_read_once_each() {
     let server = service().await;
-    let store = client(server.local_addr());
+    let store = patient(server.local_addr());
     let session = store.open(6 * TTL).await.unwrap();
     let items: Vec<_> = (0..10_000)
         .map(|number| create(&key("c", &format!("{number:05}")), number.to_string()))
@@ -221,8 +221,8 @@ async fn ten_thousand_records_are_listed_and_read_once_each() {
 #[tokio::test]
 async fn records_of_full_size_fit_in_every_call() {
     let server = service().await;
-    let store = client(server.local_addr());
-    let session = store.open(TTL).await.unwrap();
+    let store = patient(server.local_addr());
+    let session = store.open(6 * TTL).await.unwrap();
     // The worst that JSON can make of text.
     let body = "\"".repeat(discovery_core::limit::BODY_BYTES);
     let items: Vec<_> = (0..450)
