@@ -1,5 +1,10 @@
 //! The command line of the discovery workspace: a thin shell over the library `discovery`.
 
+#![cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unused_variables, reason = "only `serve` and `demo` use all of it")
+)]
+
 mod args;
 mod command;
 mod exit;

@@ -37,3 +37,23 @@ pub(crate) fn listing(system: &dyn DiscoverySystem) -> Result<Arc<dyn PeerWatch>
 fn lacks(system: &dyn DiscoverySystem, what: &str) -> DiscoveryError {
     DiscoveryError::new(ErrorKind::Unsupported, format!("does not provide {what}")).with_system(system.name())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_within_one_process_is_refused_with_the_way_out() {
+        let refused = check("memory://lab").err().unwrap();
+        assert_eq!(refused.exit().code(), 2);
+        assert!(refused.line().contains("discovery serve"), "{}", refused.line());
+    }
+
+    #[cfg(not(feature = "http"))]
+    #[test]
+    fn a_backend_that_was_not_compiled_in_names_its_feature() {
+        let refused = check("http://127.0.0.1:7400").err().unwrap();
+        assert_eq!(refused.exit().code(), 2);
+        assert!(refused.line().contains("feature `http`"), "{}", refused.line());
+    }
+}
