@@ -1,6 +1,6 @@
 //! Why a command did not do what it was asked: one line for people, one object for scripts.
 
-use std::{error::Error, fmt::Display};
+use std::{error::Error, fmt::Display, time::Duration};
 
 use clap::error::ContextKind;
 use discovery::{DiscoveryError, ErrorKind, Retry};
@@ -170,8 +170,20 @@ fn root(error: &dyn Error) -> Option<String> {
     Some(inner.to_string())
 }
 
+/// How long the backend asks to wait; a manager's error has that of its source inside.
+fn retry_after(error: &DiscoveryError) -> Option<Duration> {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(Retry::Safe { after: Some(after) }) = error.downcast_ref().map(DiscoveryError::retry) {
+            return Some(after);
+        }
+        next = error.source();
+    }
+    None
+}
+
 fn hint(error: &DiscoveryError) -> Option<String> {
-    if let Retry::Safe { after: Some(after) } = error.retry() {
+    if let Some(after) = retry_after(error) {
         return Some(format!("try again in {after:.1?}"));
     }
     let hint = match error.kind() {
@@ -186,7 +198,7 @@ fn hint(error: &DiscoveryError) -> Option<String> {
             "see `discovery --help`"
         }
         ErrorKind::Malformed => "something else wrote there: remove it, or use another cluster",
-        ErrorKind::Unexpected => "this looks like a bug: please report it",
+        ErrorKind::Unexpected => "is that a discovery service? then this is a bug: please report it",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -224,6 +236,15 @@ mod tests {
         ] {
             assert!(line.contains(part), "{line}");
         }
+    }
+
+    #[test]
+    fn a_backend_that_asks_to_wait_is_given_time() {
+        let after = Some(Duration::from_secs(3));
+        let inner =
+            DiscoveryError::new(ErrorKind::Unavailable, "warming up").with_retry(Retry::Safe { after });
+        let error = DiscoveryError::new(ErrorKind::Unavailable, "1 of 1 sources").with_source(inner);
+        assert!(Failure::from(error).line().ends_with("; try again in 3.0s"));
     }
 
     #[test]

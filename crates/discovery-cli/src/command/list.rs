@@ -10,7 +10,8 @@ use crate::{
 
 /// Prints every peer of the cluster.
 pub(crate) async fn run(args: ListArgs, output: &Output) -> Result<(), Failure> {
-    let system = system::check(&args.system)?;
+    let connecting = system::check(&args.system).map(|_| discovery::connect(&args.system))?;
+    let system = output.waiting("connecting", connecting).await?;
     let listing = system::listing(&*system)?;
     let what = format!("listing the peers on {}", system.name());
     let peers = output.waiting(what, listing.list_peers()).await?;

@@ -100,7 +100,7 @@ async fn in_memory(
     stop: &mut Stop,
     output: &Output,
 ) -> Result<(), Failure> {
-    let service = OwnService::start(listen, warm_up).await?;
+    let service = OwnService::start(listen, warm_up).await.map_err(not_listening)?;
     let served = serve(service.server(), stop, output).await;
     let ended = service.shutdown(GOODBYE).await;
     served?;
@@ -121,11 +121,15 @@ async fn in_front_of(
         .with_system(system.name())
     };
     let store = system.records().ok_or_else(no_records)?;
-    let server = Server::start(config, store).await?;
+    let server = Server::start(config, store).await.map_err(not_listening)?;
     let served = serve(&server, stop, output).await;
     let ended = server.shutdown(GOODBYE).await;
     served?;
     Ok(ended?)
+}
+
+fn not_listening(error: DiscoveryError) -> Failure {
+    Failure::from(error).with_hint("choose another --listen address; port 0 takes a free one")
 }
 
 async fn serve(server: &Server, stop: &mut Stop, output: &Output) -> Result<(), Failure> {
