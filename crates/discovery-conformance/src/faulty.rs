@@ -1,0 +1,246 @@
+//! A store with faults on demand, in front of any other store.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use discovery_core::{
+    DiscoveryError, ErrorKind, Retry,
+    limit::CALL_DEADLINE,
+    store::{
+        Held, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session, Write, Written,
+    },
+};
+use tokio::{sync::watch, time::timeout};
+
+/// What happens to calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They go through.
+    Pass,
+    /// They fail at once: nobody listens there.
+    Cut,
+    /// They get no answer: each ends with `Timeout` after its deadline, unless the mode changes.
+    Stall,
+    /// The caller itself stands still: they wait for as long as the mode lasts.
+    Freeze,
+}
+
+/// Lets calls through to another store, or not; counts them, and notes what was sent.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn RecordStore>,
+    mode: watch::Sender<Mode>,
+    lose_answers: AtomicU32,
+    hold_writes: AtomicU32,
+    sent: Mutex<Sent>,
+    opens: AtomicU64,
+    renewals: AtomicU64,
+    reads: AtomicU64,
+    calls: AtomicU64,
+}
+
+/// What went to the store, to be replayed by a trial.
+#[derive(Debug, Default)]
+struct Sent {
+    sessions: Vec<Session>,
+    held_back: Vec<(Session, Vec<Write>)>,
+    renewal: Option<(Session, Vec<Held>)>,
+}
+
+impl Faulty {
+    /// In front of `inner`, letting everything through.
+    #[must_use]
+    pub fn new(inner: Arc<dyn RecordStore>) -> Self {
+        Self {
+            inner,
+            mode: watch::Sender::new(Mode::Pass),
+            lose_answers: AtomicU32::new(0),
+            hold_writes: AtomicU32::new(0),
+            sent: Mutex::default(),
+            opens: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes what happens to calls, also to those that wait.
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// The next `count` write calls happen, but their answers are lost.
+    pub fn lose_answers(&self, count: u32) {
+        self.lose_answers.store(count, Ordering::Relaxed);
+    }
+
+    /// The next `count` write calls get no answer and are kept back, as if they were still on
+    /// their way; see [`deliver_late`](Self::deliver_late).
+    pub fn hold_writes(&self, count: u32) {
+        self.hold_writes.store(count, Ordering::Relaxed);
+    }
+
+    /// Delivers what was kept back; how many writes happened.
+    pub async fn deliver_late(&self) -> usize {
+        let held_back = std::mem::take(&mut self.sent().held_back);
+        let mut happened = 0;
+        for (session, items) in held_back {
+            let answers = self.inner.write(&session, &items).await;
+            happened += answers
+                .iter()
+                .filter(|answer| matches!(answer, Ok(Written::Done(_))))
+                .count();
+        }
+        happened
+    }
+
+    /// Sends the last renewal once more, as if the network had duplicated it.
+    pub async fn renew_late(&self) -> Option<Result<Renewal, DiscoveryError>> {
+        let (session, held) = self.sent().renewal.clone()?;
+        Some(self.inner.renew(&session, &held).await)
+    }
+
+    /// Every session that was opened, in order.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Session> {
+        self.sent().sessions.clone()
+    }
+
+    /// How many sessions were opened.
+    #[must_use]
+    pub fn opens(&self) -> u64 {
+        self.opens.load(Ordering::Relaxed)
+    }
+
+    /// How many renewals were sent.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Relaxed)
+    }
+
+    /// How many `get` calls were made.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// How many calls of any sort were made.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    fn sent(&self) -> std::sync::MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn pass(&self) -> Result<(), DiscoveryError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut mode = self.mode.subscribe();
+        loop {
+            let now = *mode.borrow_and_update();
+            let changed = match now {
+                Mode::Pass => return Ok(()),
+                Mode::Cut => {
+                    return Err(DiscoveryError::new(
+                        ErrorKind::Unavailable,
+                        "the connection was refused",
+                    ));
+                }
+                Mode::Stall => timeout(CALL_DEADLINE, mode.changed())
+                    .await
+                    .map_err(|_| silent())?,
+                Mode::Freeze => mode.changed().await,
+            };
+            if changed.is_err() {
+                return Err(silent());
+            }
+        }
+    }
+
+    /// `pass` for a write: silence leaves its outcome unknown only if it may have been sent.
+    async fn pass_write(&self) -> Result<(), DiscoveryError> {
+        self.pass().await.map_err(|error| match error.kind() {
+            ErrorKind::Timeout => error.with_retry(Retry::OutcomeUnknown),
+            _ => error,
+        })
+    }
+}
+
+fn silent() -> DiscoveryError {
+    DiscoveryError::new(ErrorKind::Timeout, format!("no answer within {CALL_DEADLINE:?}"))
+        .with_retry(Retry::Safe { after: None })
+}
+
+fn lost() -> DiscoveryError {
+    DiscoveryError::new(ErrorKind::Timeout, "the answer was lost").with_retry(Retry::OutcomeUnknown)
+}
+
+fn take_one(count: &AtomicU32) -> bool {
+    count
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+        .is_ok()
+}
+
+#[async_trait]
+impl RecordStore for Faulty {
+    async fn open(&self, ttl: Duration) -> Result<Session, DiscoveryError> {
+        self.pass().await?;
+        self.opens.fetch_add(1, Ordering::Relaxed);
+        let session = self.inner.open(ttl).await?;
+        self.sent().sessions.push(session.clone());
+        Ok(session)
+    }
+
+    async fn write(&self, session: &Session, items: &[Write]) -> Vec<Result<Written, DiscoveryError>> {
+        if let Err(error) = self.pass_write().await {
+            return items.iter().map(|_| Err(error.clone())).collect();
+        }
+        if take_one(&self.hold_writes) {
+            self.sent().held_back.push((session.clone(), items.to_vec()));
+            return items.iter().map(|_| Err(lost())).collect();
+        }
+        let answers = self.inner.write(session, items).await;
+        if take_one(&self.lose_answers) {
+            return items.iter().map(|_| Err(lost())).collect();
+        }
+        answers
+    }
+
+    async fn renew(&self, session: &Session, held: &[Held]) -> Result<Renewal, DiscoveryError> {
+        self.pass().await?;
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+        self.sent().renewal = Some((session.clone(), held.to_vec()));
+        self.inner.renew(session, held).await
+    }
+
+    async fn remove(&self, session: &Session, removal: &Removal) -> Result<Removed, DiscoveryError> {
+        self.pass_write().await?;
+        self.inner.remove(session, removal).await
+    }
+
+    async fn close(&self, session: &Session) -> Result<(), DiscoveryError> {
+        self.pass_write().await?;
+        self.inner.close(session).await
+    }
+
+    async fn get(&self, keys: &[RecordKey]) -> Vec<Result<Option<Record>, DiscoveryError>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        match self.pass().await {
+            Ok(()) => self.inner.get(keys).await,
+            Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
+        self.pass().await?;
+        self.inner.list(prefix, page).await
+    }
+}

@@ -1,0 +1,89 @@
+//! What a backend supplies to be tested.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use discovery_core::{Capabilities, Cluster, DiscoveryError, DiscoverySystem};
+
+/// Which clock a backend's trials run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// tokio's, paused: for what never touches a socket or a thread of its own.
+    Virtual,
+    /// The real one.
+    Real,
+}
+
+/// How a trial wants to be connected.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// The cluster to see.
+    pub cluster: Cluster,
+    /// The time to live to ask for.
+    pub ttl: Duration,
+    /// Whether renewal must run on a thread of its own; else where the backend runs it by default.
+    pub own_thread: bool,
+}
+
+/// What happens to the backend as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It cannot be reached: calls are refused at once.
+    Cut,
+    /// It is silent: calls get no answer.
+    Stall,
+    /// It is there again.
+    Heal,
+    /// It lost everything and is there again.
+    Wipe,
+}
+
+/// A backend under test: how to start one, and what it declares.
+#[async_trait]
+pub trait Harness: Send + Sync + 'static {
+    /// The backend's name, as in its URL scheme.
+    fn name(&self) -> &str;
+
+    /// Which clock the trials run on.
+    fn timing(&self) -> Timing;
+
+    /// What the backend declares.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Starts a backend for one trial; it ends when dropped. An error says why there is none
+    /// on this machine.
+    async fn start(&self) -> Result<Box<dyn Backend>, String>;
+
+    /// Attaches to a backend that another process started, by its
+    /// [`endpoint`](Backend::endpoint). Only for backends with members in processes.
+    fn attach(&self, endpoint: &str) -> Result<Box<dyn Backend>, String> {
+        Err(format!("{} has no endpoint such as {endpoint}", self.name()))
+    }
+
+    /// Texts that a user or operator may see when this secret stands in the configuration:
+    /// messages, debug output, error chains. None may contain it.
+    fn texts_with_secret(&self, secret: &str) -> Vec<String>;
+}
+
+/// A running backend.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// Connects, checking that the backend is there.
+    async fn connect(&self, connect: &Connect) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError>;
+
+    /// Makes a system without any I/O.
+    fn connect_lazy(&self, connect: &Connect) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError>;
+
+    /// Where other processes find the backend; `None` if it is only in this one.
+    fn endpoint(&self) -> Option<String> {
+        None
+    }
+
+    /// Makes a fault happen.
+    async fn fault(&self, fault: Fault);
+
+    /// Connections that clients have open now, where that can be told.
+    fn connections(&self) -> Option<usize> {
+        None
+    }
+}

@@ -1,0 +1,285 @@
+//! Lookups: L1 to L7.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use discovery_core::{
+    Cluster, ErrorKind, InstanceId, PeerInfo, WorkerAddress, limit::CALL_DEADLINE, peer::PeerDiscovery,
+};
+use discovery_records::peer::{encode, peers_prefix};
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    Fault,
+    trial::{Ctx, colliding, peer, peers_of, register, trials},
+};
+
+trials! { "lookup":
+    "L1" an_unknown_id_is_not_found_promptly [];
+    "L2" a_backend_that_cannot_be_asked_is_never_not_found [];
+    "L3" what_cannot_be_read_is_malformed_and_skipped_in_lists [];
+    "L3" another_instance_under_the_worker_id_is_not_found [];
+    "L4" clusters_are_isolated_exactly [Register];
+    "L5" a_lookup_may_be_dropped_at_every_await [Register];
+    "L6" a_thousand_lookups_at_once_are_answered [Register];
+    "L7" a_batch_answers_every_id_with_one_call [Register];
+}
+
+async fn an_unknown_id_is_not_found_promptly(ctx: Ctx) {
+    let (faulty, system) = ctx.faulty().await;
+    let (peers, unknown) = (peers_of(&*system), peer());
+    let begun = Instant::now();
+    for _ in 0..10 {
+        let error = peers
+            .discover_by_worker_id(unknown.worker_id())
+            .await
+            .expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        let error = peers
+            .discover_by_instance_id(unknown.instance_id())
+            .await
+            .expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    assert!(begun.elapsed() < CALL_DEADLINE, "by a timeout");
+    assert_eq!((faulty.calls(), faulty.reads()), (20, 20), "one round trip each");
+}
+
+async fn a_backend_that_cannot_be_asked_is_never_not_found(ctx: Ctx) {
+    let (system, unknown) = (ctx.connect().await, peer());
+    let peers = peers_of(&*system);
+    for fault in [Fault::Cut, Fault::Stall] {
+        ctx.fault(fault).await;
+        let lookups = async {
+            let by_worker = peers.discover_by_worker_id(unknown.worker_id()).await;
+            let many = peers
+                .discover_many(&[unknown.worker_id(), unknown.worker_id()])
+                .await;
+            let mut errors = vec![by_worker.expect_err("nobody answers")];
+            errors.extend(many.into_iter().map(|answer| answer.expect_err("nobody answers")));
+            errors.push(
+                peers
+                    .watch()
+                    .expect("a list")
+                    .list_peers()
+                    .await
+                    .expect_err("nobody answers"),
+            );
+            errors
+        };
+        let errors = timeout(CALL_DEADLINE * 3 + Duration::from_secs(2), lookups)
+            .await
+            .expect("bounded");
+        for error in errors {
+            assert!(
+                matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout),
+                "{fault:?}: {error}"
+            );
+            assert!(error.system().is_some(), "{error} names no system");
+        }
+        ctx.fault(Fault::Heal).await;
+        let error = peers
+            .discover_by_worker_id(unknown.worker_id())
+            .await
+            .expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "after {fault:?}: {error}");
+    }
+}
+
+async fn what_cannot_be_read_is_malformed_and_skipped_in_lists(ctx: Ctx) {
+    let elsewhere = encode(&self::peer()).expect("a valid peer");
+    let bodies: [&[u8]; 6] = [
+        b"",
+        b"not json",
+        b"{}",
+        b"\xff\xfe",
+        br#"{"v":2,"kind":"peer","data":{}}"#,
+        &elsewhere,
+    ];
+    let good = peer();
+    let _planted_good = ctx.plant_peer(&good).await;
+    let peers = ctx.peers().await;
+    for body in bodies {
+        let peer = peer();
+        let _planted = ctx.plant(&ctx.key(&peer), body.to_vec()).await;
+        let by_worker = peers
+            .discover_by_worker_id(peer.worker_id())
+            .await
+            .expect_err("unreadable");
+        assert_eq!(by_worker.kind(), ErrorKind::Malformed, "{by_worker}");
+        let by_instance = peers
+            .discover_by_instance_id(peer.instance_id())
+            .await
+            .expect_err("unreadable");
+        assert_eq!(by_instance.kind(), ErrorKind::Malformed, "{by_instance}");
+    }
+    let listed = peers.watch().expect("a list").list_peers().await.expect("listed");
+    assert_eq!(listed, [good]);
+    let listing = ctx
+        .store()
+        .await
+        .list(&peers_prefix(&ctx.cluster), None)
+        .await
+        .expect("listed");
+    assert_eq!(
+        listing.records.len(),
+        bodies.len() + 1,
+        "the store hides what it holds"
+    );
+}
+
+async fn another_instance_under_the_worker_id_is_not_found(ctx: Ctx) {
+    let (there, asked) = (
+        colliding(0, "tcp://127.0.0.1:1"),
+        colliding(1, "tcp://127.0.0.1:2"),
+    );
+    let _planted = ctx.plant_peer(&there).await;
+    let peers = ctx.peers().await;
+    let error = peers
+        .discover_by_instance_id(asked.instance_id())
+        .await
+        .expect_err("another one stands there");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert_eq!(
+        peers
+            .discover_by_worker_id(asked.worker_id())
+            .await
+            .expect("it stands"),
+        there
+    );
+}
+
+async fn clusters_are_isolated_exactly(ctx: Ctx) {
+    let names = [
+        "a", "ab", "a-b", "a.b", "a%2Fb", "A", "a b", "grün", "日本", "*", ">", "a\\b", "..", "a?b#c",
+    ];
+    let id = InstanceId::new_v4();
+    let mut all = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        let mut how = ctx.how();
+        how.cluster = Cluster::try_new(name).expect("a valid cluster");
+        let system = ctx.backend.connect(&how).await.expect("connected");
+        let peer = PeerInfo::new(id, WorkerAddress::from_bytes(format!("tcp://127.0.0.1:{at}")));
+        let stranger = PeerInfo::new(InstanceId::new_v4(), peer.address().clone());
+        let registrations = [
+            register(&*system, &peer).await,
+            register(&*system, &stranger).await,
+        ];
+        let registrations = registrations.map(|outcome| outcome.expect("alone in its cluster"));
+        all.push((name, system, peer, stranger, registrations));
+    }
+    for (name, system, peer, stranger, _) in &all {
+        let peers = peers_of(&**system);
+        assert_eq!(
+            peers.discover_by_instance_id(id).await.expect("found"),
+            *peer,
+            "in {name}"
+        );
+        for (other, _, _, foreign, _) in &all {
+            let found = peers.discover_by_worker_id(foreign.worker_id()).await;
+            assert_eq!(
+                found.is_ok(),
+                name == other,
+                "{foreign:?} of {other} in {name}: {found:?}"
+            );
+        }
+        let mut listed = peers.watch().expect("a list").list_peers().await.expect("listed");
+        let mut expected = vec![peer.clone(), stranger.clone()];
+        expected.sort_by_key(PeerInfo::worker_id);
+        listed.sort_by_key(PeerInfo::worker_id);
+        assert_eq!(listed, expected, "in {name}");
+    }
+}
+
+async fn a_lookup_may_be_dropped_at_every_await(ctx: Ctx) {
+    let (system, peer) = (ctx.connect().await, peer());
+    let _registration = register(&*system, &peer).await.expect("registered");
+    let peers = peers_of(&*system);
+    let ids: Vec<_> = std::iter::repeat_n(peer.worker_id(), 3).collect();
+    for polls in 0..30 {
+        let finished = [
+            dropped_after(polls, peers.discover_by_worker_id(peer.worker_id())).await,
+            dropped_after(polls, peers.discover_by_instance_id(peer.instance_id())).await,
+            dropped_after(polls, peers.discover_many(&ids)).await,
+        ];
+        if finished.iter().all(|finished| *finished) {
+            break;
+        }
+    }
+    let again = timeout(CALL_DEADLINE, peers.discover_by_worker_id(peer.worker_id())).await;
+    assert_eq!(again.expect("nothing is stuck").expect("found"), peer);
+    // As many as could have been leaked by the drops above, and more.
+    let lookups = (0..200).map(|_| peers.discover_by_worker_id(peer.worker_id()));
+    let all = timeout(Duration::from_secs(10), join_all(lookups))
+        .await
+        .expect("nothing is stuck");
+    assert!(all.iter().all(Result::is_ok));
+}
+
+/// Polls a future at most so many times, then drops it; whether it had finished.
+async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        let poll = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(_) = poll {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    false
+}
+
+async fn a_thousand_lookups_at_once_are_answered(ctx: Ctx) {
+    let (system, peer) = (ctx.connect().await, peer());
+    let _registration = register(&*system, &peer).await.expect("registered");
+    ctx.found_within(ctx.propagation(), &peer).await;
+    let peers: Arc<dyn PeerDiscovery> = peers_of(&*system);
+    let before = ctx.backend.connections();
+    let lookups = (0..1_000).map(|_| {
+        let (peers, peer) = (peers.clone(), peer.clone());
+        tokio::spawn(async move { peers.discover_by_worker_id(peer.worker_id()).await })
+    });
+    let lookups: Vec<_> = lookups.collect();
+    let answers = timeout(Duration::from_secs(20), join_all(lookups))
+        .await
+        .expect("answered");
+    let failed = answers
+        .into_iter()
+        .filter_map(|answer| answer.expect("no panic").err())
+        .next();
+    assert!(failed.is_none(), "{failed:?}");
+    if let (Some(before), Some(after)) = (before, ctx.backend.connections()) {
+        assert!(after <= before + 64, "{after} connections, {before} before");
+    }
+}
+
+async fn a_batch_answers_every_id_with_one_call(ctx: Ctx) {
+    let (faulty, system) = ctx.faulty().await;
+    let (known, unknown, broken) = ([peer(), peer(), peer()], peer(), peer());
+    let mut planted = Vec::new();
+    for peer in &known {
+        planted.push(ctx.plant_peer(peer).await);
+    }
+    let _broken = ctx.plant(&ctx.key(&broken), "not json").await;
+    let asked = [&known[2], &unknown, &known[0], &broken, &known[1], &known[2]];
+    let ids: Vec<_> = asked.iter().map(|peer| peer.worker_id()).collect();
+    let before = faulty.calls();
+    let answers = peers_of(&*system).discover_many(&ids).await;
+    assert_eq!(faulty.calls() - before, 1, "calls");
+    assert_eq!(answers.len(), ids.len());
+    for (peer, answer) in asked.into_iter().zip(answers) {
+        match answer {
+            Ok(found) => assert_eq!(found, *peer),
+            Err(error) if peer == &unknown => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+            Err(error) if peer == &broken => assert_eq!(error.kind(), ErrorKind::Malformed, "{error}"),
+            Err(error) => panic!("{peer:?}: {error}"),
+        }
+    }
+    assert!(peers_of(&*system).discover_many(&[]).await.is_empty());
+}
