@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -16,17 +16,25 @@ use discovery_core::{
         Expect, Held, Kept, Listing, Position, Record, RecordKey, RecordStore, Removal, Removed, Renewal,
         Session, Version, Write, Writer, Written,
     },
+    task::OwnedTask,
 };
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use crate::lease::Leases;
 
 /// Records on one page of a list.
 const PAGE: usize = 1_000;
+/// How often a store that forgives pauses is looked at.
+const OBSERVED_EVERY: Duration = Duration::from_millis(250);
+/// Silence that tells of a pause.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// A store of leased records in memory, on tokio's clock.
 ///
-/// Nothing runs in the background: whatever has expired is taken out by the next call.
+/// Whatever has expired is taken out by the next call; nothing needs to run in the background.
 #[derive(Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
@@ -54,19 +62,27 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Forgives pauses: if nothing called the store for longer than `longest_silence`, the
-    /// process was stopped or suspended and could not hear renewals, so every session gets
-    /// its whole TTL again before anything expires. Only for a store that is called more
-    /// often than that while the process runs, see [`observe`](Self::observe).
+    /// A store for a process that serves others, and the task that goes with it.
+    ///
+    /// While such a process is stopped or suspended, it cannot hear renewals; when it goes on,
+    /// everything would seem to have expired. The task looks at the store every 250 ms; if
+    /// nothing did for 2 s, every session gets its whole TTL again before anything expires.
+    /// Dropping the task ends that.
     #[must_use]
-    pub fn with_pause_grace(mut self, longest_silence: Duration) -> Self {
-        self.pause_grace = Some(longest_silence);
-        self
-    }
-
-    /// Takes out what has expired. To be called regularly if pauses are to be noticed.
-    pub fn observe(&self) {
-        drop(self.lock());
+    pub fn forgiving_pauses(runtime: &Handle) -> (Arc<Self>, OwnedTask) {
+        let store = Arc::new(Self {
+            pause_grace: Some(PAUSE),
+            ..Self::default()
+        });
+        let observed = store.clone();
+        let task = OwnedTask::spawn(runtime, |cancel| async move {
+            let mut ticks = interval(OBSERVED_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while cancel.run_until_cancelled(ticks.tick()).await.is_some() {
+                drop(observed.lock());
+            }
+        });
+        (store, task)
     }
 
     /// Loses everything, as if the store had been replaced by an empty one.
@@ -338,5 +354,91 @@ impl fmt::Debug for MemoryStore {
         f.debug_struct("MemoryStore")
             .field("records", &state.records.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery_core::Cluster;
+
+    use super::*;
+
+    fn item() -> Write {
+        let key = RecordKey::try_new(&Cluster::default(), "things", &["one"]).unwrap();
+        Write {
+            key,
+            body: Bytes::new(),
+            writer: Writer::random(),
+            expect: Expect::Absent,
+        }
+    }
+
+    async fn stands(store: &MemoryStore) -> bool {
+        store.get(&[item().key]).await.remove(0).unwrap().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_the_process_ends_no_session() {
+        let (store, task) = MemoryStore::forgiving_pauses(&Handle::current());
+        let session = store.open(Duration::from_secs(3)).await.unwrap();
+        store.write(&session, &[item()]).await;
+        // Nothing runs while the clock jumps: that is a pause.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(stands(&store).await);
+        tokio::time::sleep(Duration::from_millis(2_900)).await;
+        assert!(stands(&store).await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!stands(&store).await, "then it expires as ever");
+        task.shutdown(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_with_too_many_fences_is_ended() {
+        let store = MemoryStore::new();
+        let session = store.open(Duration::from_secs(3)).await.unwrap();
+        let mut outcome = Ok(Removed::Done);
+        for _ in 0..5_000 {
+            let Write {
+                key, writer, expect, ..
+            } = item();
+            outcome = store.remove(&session, &Removal { key, writer, expect }).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::LeaseLost);
+        assert!(
+            store.write(&session, &[item()]).await.remove(0).is_err(),
+            "everything is fenced"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_follow_each_other_without_gap_or_repetition() {
+        let store = MemoryStore::new();
+        let session = store.open(Duration::from_secs(3)).await.unwrap();
+        let prefix = RecordKey::try_new(&Cluster::default(), "things", &[]).unwrap();
+        let keys: Vec<_> = (0..2_500)
+            .map(|at| prefix.child(&format!("{at:05}")).unwrap())
+            .collect();
+        let items: Vec<_> = keys
+            .iter()
+            .map(|key| Write {
+                key: key.clone(),
+                ..item()
+            })
+            .collect();
+        store.write(&session, &items).await;
+        let (mut listed, mut page) = (Vec::new(), None);
+        loop {
+            let listing = store.list(&prefix, page).await.unwrap();
+            listed.extend(listing.records.into_iter().map(|record| record.key));
+            page = listing.next;
+            if page.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, keys);
+        assert!(store.list(&prefix, Some("elsewhere".into())).await.is_err());
     }
 }

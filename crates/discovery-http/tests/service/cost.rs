@@ -1,75 +1,29 @@
-//! What an idle client costs.
+//! What an idle client costs, and what the service bounds.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use discovery_core::{
-    DiscoveryError, DiscoverySystem, InstanceId, WorkerAddress,
-    store::{
-        Held, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session, Write, Written,
-    },
+use discovery_core::{DiscoverySystem, ErrorKind, InstanceId, WorkerAddress, store::RecordStore};
+use discovery_http::{HttpSystem, server::Server};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
 };
-use discovery_http::HttpSystem;
-use discovery_memory::MemoryStore;
-use tokio::time::sleep;
 
-use crate::harness::{SECOND, any_port, config, serve};
+use crate::{
+    harness::{SECOND, any_port, client, config, eventually, get, key, patient, serve},
+    odd::Odd,
+};
 
-/// Counts calls: the service makes one per request.
-#[derive(Debug, Default)]
-struct Counted {
-    store: MemoryStore,
-    calls: AtomicUsize,
-}
-
-impl Counted {
-    fn store(&self) -> &MemoryStore {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        &self.store
-    }
-}
-
-#[async_trait]
-impl RecordStore for Counted {
-    async fn open(&self, ttl: Duration) -> Result<Session, DiscoveryError> {
-        self.store().open(ttl).await
-    }
-
-    async fn write(&self, session: &Session, items: &[Write]) -> Vec<Result<Written, DiscoveryError>> {
-        self.store().write(session, items).await
-    }
-
-    async fn renew(&self, session: &Session, held: &[Held]) -> Result<Renewal, DiscoveryError> {
-        self.store().renew(session, held).await
-    }
-
-    async fn remove(&self, session: &Session, removal: &Removal) -> Result<Removed, DiscoveryError> {
-        self.store().remove(session, removal).await
-    }
-
-    async fn close(&self, session: &Session) -> Result<(), DiscoveryError> {
-        self.store().close(session).await
-    }
-
-    async fn get(&self, keys: &[RecordKey]) -> Vec<Result<Option<Record>, DiscoveryError>> {
-        self.store().get(keys).await
-    }
-
-    async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
-        self.store().list(prefix, page).await
-    }
+async fn odd() -> Server {
+    serve(any_port(), Duration::ZERO, Arc::new(Odd::default())).await
 }
 
 #[tokio::test]
 async fn an_idle_client_sends_one_renewal_for_all_it_registered() {
-    let store = Arc::new(Counted::default());
+    let store = Arc::new(Odd::default());
     let server = serve(any_port(), Duration::ZERO, store.clone()).await;
     let config = config(server.local_addr()).with_ttl(3 * SECOND);
     let _without_registration = HttpSystem::connect(config.clone()).await.unwrap();
@@ -93,4 +47,61 @@ async fn an_idle_client_sends_one_renewal_for_all_it_registered() {
     // Every third of the TTL, a little earlier or later.
     assert!((2..=5).contains(&calls), "{calls} requests within one TTL");
     system.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_is_answered_for() {
+    let server = odd().await;
+    let answer = get(server.local_addr(), "/v1/clusters/c/records/things/panic").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (500, "unexpected"));
+    let store = client(server.local_addr());
+    let error = store.get(&[key("c", "panic")]).await.pop().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unexpected);
+    assert!(store.get(&[key("c", "1")]).await[0].is_ok());
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_costs_no_more_than_the_time_for_a_request() {
+    let server = odd().await;
+    let start = Instant::now();
+    let answer = get(server.local_addr(), "/v1/clusters/c/records/things/hang").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (504, "timeout"));
+    assert!(start.elapsed() < 7 * SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn an_overloaded_service_says_so_and_stops_at_its_deadline() {
+    let server = odd().await;
+    let addr = server.local_addr();
+    let mut hanging = JoinSet::<()>::new();
+    // Each store has at most 64 requests in flight.
+    for _ in 0..17 {
+        let store = patient(addr);
+        for _ in 0..64 {
+            let store = store.clone();
+            hanging.spawn(async move {
+                loop {
+                    store.get(&[key("c", "hang")]).await;
+                }
+            });
+        }
+    }
+    eventually(30 * SECOND, async || {
+        let answer = get(addr, "/v1/clusters/c/records/things/1").await;
+        answer.status == 503 && answer.problem() == "overloaded" && answer.header("retry-after") == "1"
+    })
+    .await;
+    assert_eq!(get(addr, "/healthz").await.status, 200);
+    hanging.abort_all();
+    eventually(2 * SECOND, async || {
+        client(addr).get(&[key("c", "1")]).await[0].is_ok()
+    })
+    .await;
+
+    let last = client(addr);
+    let hanging = tokio::spawn(async move { last.get(&[key("c", "hang")]).await.len() });
+    sleep(SECOND / 5).await;
+    let error = server.shutdown(SECOND).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    hanging.abort();
 }

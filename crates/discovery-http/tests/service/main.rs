@@ -11,6 +11,8 @@ mod fault;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod odd;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod store;
