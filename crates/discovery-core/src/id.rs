@@ -155,8 +155,8 @@ impl fmt::Debug for WorkerId {
 
 /// The isolation boundary: peers of one cluster never see those of another.
 ///
-/// 1 to 128 bytes of UTF-8 without `/` and control characters. Part of every key, compared
-/// byte for byte.
+/// 1 to 128 bytes of UTF-8 without `/` and control characters, and neither `.` nor `..`. Part of
+/// every key, compared byte for byte.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cluster(Arc<str>);
 
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn clusters_have_no_separator_and_a_length() {
-        for text in ["", "a/b", "a\n", &"x".repeat(129)] {
+        for text in ["", ".", "..", "a/b", "a\n", &"x".repeat(129)] {
             assert!(Cluster::try_new(text).is_err(), "{text:?}");
         }
         for text in ["a", "a.b", "a%2Fb", "grün", &"x".repeat(128)] {

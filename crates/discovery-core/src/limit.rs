@@ -31,7 +31,8 @@ pub fn ttl(ttl: Duration) -> Result<Duration, DiscoveryError> {
     )))
 }
 
-/// Checks one segment of a key: its length, no `/`, no control character.
+/// Checks one segment of a key: its length, no `/`, no control character, and not `.` or `..`,
+/// which URLs and object stores take for a way through their folders.
 pub(crate) fn segment(name: &str, value: &str) -> Result<(), DiscoveryError> {
     let refuse = |why: &str| {
         Err(DiscoveryError::invalid_argument(format!(
@@ -41,6 +42,9 @@ pub(crate) fn segment(name: &str, value: &str) -> Result<(), DiscoveryError> {
     };
     if !SEGMENT_BYTES.contains(&value.len()) {
         return refuse("must have 1 to 128 bytes");
+    }
+    if matches!(value, "." | "..") {
+        return refuse("means a folder in URLs and object stores; use another name");
     }
     if value.contains('/') || value.chars().any(char::is_control) {
         return refuse("must not contain `/` or control characters");

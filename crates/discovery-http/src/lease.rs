@@ -33,7 +33,7 @@ pub(crate) async fn open(
     let body = OpenSession {
         ttl_ms: wire::millis(ttl),
     };
-    let request = Request::post(client::path(cluster, "sessions")?, &body, Effect::Write)?;
+    let request = Request::post(client::path(cluster, "sessions"), &body, Effect::Write)?;
     let granted: SessionGranted = client.json(&request, client.deadline()).await?;
     let granted = session(granted.session, granted.ttl_ms);
     if granted.ttl < ttl {
@@ -88,7 +88,7 @@ pub(crate) async fn close(
     cluster: &Cluster,
     session: &Session,
 ) -> Result<(), DiscoveryError> {
-    let path = client::path(cluster, &format!("sessions/{}", token(session)?))?;
+    let path = client::path(cluster, &format!("sessions/{}", token(session)?));
     client
         .call(&Request::delete(path), client.deadline())
         .await
@@ -121,7 +121,7 @@ impl Part<'_> {
             into: into.map(str::to_owned),
             held: self.held.iter().map(held_record).collect(),
         };
-        let path = client::path(&cluster, &format!("sessions/{}/renew", token(self.session)?))?;
+        let path = client::path(&cluster, &format!("sessions/{}/renew", token(self.session)?));
         let request = Request::post(path, &body, Effect::Write)?;
         let answer: SessionRenewed = client.json(&request, deadline).await?;
         if answer.kept.len() != self.held.len() {

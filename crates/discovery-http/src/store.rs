@@ -44,8 +44,6 @@ impl HttpStore {
     /// `InvalidConfig` naming what cannot work.
     pub fn try_new(config: &HttpConfig) -> Result<Self, DiscoveryError> {
         let client = Client::try_new(config)?;
-        client::path(config.cluster(), "")
-            .map_err(|error| DiscoveryError::invalid_config(error.context()))?;
         Ok(Self {
             client,
             cluster: config.cluster().clone(),
@@ -68,7 +66,7 @@ impl HttpStore {
             .map(|key| wire::relative(key).to_owned())
             .collect::<Vec<_>>();
         let asked = keys.len();
-        let path = client::path(&cluster, "records:batchGet")?;
+        let path = client::path(&cluster, "records:batchGet");
         let request = Request::post(path, &BatchGet { keys }, Effect::Read)?;
         let answer: Results<Option<Got>> = self.client.json(&request, deadline).await?;
         let answers = self.one_each(answer, asked, Effect::Read)?;
@@ -91,7 +89,7 @@ impl HttpStore {
             session: lease::token(session)?.to_owned(),
             items: items.iter().map(write_item).collect(),
         };
-        let path = client::path(&cluster, "records:batchWrite")?;
+        let path = client::path(&cluster, "records:batchWrite");
         let request = Request::post(path, &body, Effect::Write)?;
         let answer: Results<WriteAnswer> = self.client.json(&request, deadline).await?;
         let answers = self.one_each(answer, items.len(), Effect::Write)?;
@@ -138,7 +136,7 @@ impl HttpStore {
             writer: wire::writer_text(removal.writer),
             expect: WireExpect::new(&removal.expect),
         };
-        let path = client::path(&cluster, "records:remove")?;
+        let path = client::path(&cluster, "records:remove");
         let request = Request::post(path, &body, Effect::Write)?;
         match self.client.json(&request, self.client.deadline()).await? {
             RemoveAnswer::Done => Ok(Removed::Done),
@@ -261,7 +259,7 @@ fn write_item(item: &Write) -> WriteItem {
 fn list_path(cluster: &Cluster, prefix: &RecordKey, page: Option<Bytes>) -> Result<String, DiscoveryError> {
     let relative = wire::relative(prefix);
     let (kind, under) = relative.split_once('/').unwrap_or((relative, ""));
-    let mut path = client::path(cluster, &format!("records/{}", client::segment(kind)?))?;
+    let mut path = client::path(cluster, &format!("records/{}", client::encoded(kind)));
     let mut mark = '?';
     let mut add = |name: &str, value: &str| {
         path.push(mark);

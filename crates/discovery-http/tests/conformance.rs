@@ -144,6 +144,19 @@ impl Service {
         }
     }
 
+    /// Whether every thread of the server has stopped, which takes a moment after the signal.
+    fn stands_still(&self) -> bool {
+        let Some(pid) = self.pid() else { return true };
+        let threads =
+            fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).expect("a server that lives");
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim_start().starts_with('T'))
+        })
+    }
+
     async fn kill(&self) {
         let child = self.child.lock().expect("not poisoned").take();
         if let Some(mut child) = child {
@@ -178,7 +191,12 @@ impl Backend for Service {
     async fn fault(&self, fault: Fault) {
         match fault {
             Fault::Cut => self.kill().await,
-            Fault::Stall => self.signal(Signal::STOP),
+            Fault::Stall => {
+                self.signal(Signal::STOP);
+                while !self.stands_still() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
             Fault::Heal => self.heal().await,
             Fault::Wipe => {
                 self.kill().await;

@@ -315,12 +315,13 @@ impl RecordStore for MemoryStore {
 
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
         let state = self.lock();
-        let after = page
-            .as_deref()
-            .map_or(Ok(prefix.as_str()), std::str::from_utf8)
-            .map_err(|cause| {
-                DiscoveryError::invalid_argument("that is no page of this list").with_source(cause)
-            })?;
+        let after = match &page {
+            None => prefix.as_str(),
+            Some(page) => std::str::from_utf8(page)
+                .ok()
+                .filter(|key| key.starts_with(prefix.as_str()))
+                .ok_or_else(|| DiscoveryError::invalid_argument("that is no page of this list"))?,
+        };
         let range = state
             .records
             .range::<str, _>((Bound::Excluded(after), Bound::Unbounded));

@@ -62,7 +62,7 @@ async fn is_back(ctx: &Ctx, peer: &PeerInfo, observer: &RegistrationObserver) {
         .list_peers()
         .await
         .expect("listed");
-    assert_eq!(listed, [peer.clone()], "exactly one record");
+    assert_eq!(listed, std::slice::from_ref(peer), "exactly one record");
     let peers = ctx.peers().await;
     ctx.stays(ctx.ttl() * 2, "lost again", || async {
         peers.discover_by_instance_id(peer.instance_id()).await.is_ok()

@@ -1,6 +1,6 @@
 //! The manager over the backend's systems: M1 to M4, M6 to M8, M11, M13.
 
-use std::{sync::Arc, time::Duration};
+use std::{slice::from_ref, sync::Arc, time::Duration};
 
 use discovery_core::{
     ErrorKind, PeerInfo,
@@ -46,10 +46,7 @@ async fn sources<const N: usize>(ctx: &Ctx) -> [Arc<Scripted>; N] {
     sources.try_into().expect("as many as asked")
 }
 
-async fn manager<const N: usize>(
-    local: impl Into<Option<PeerInfo>>,
-    sources: &[Arc<Scripted>; N],
-) -> PeerDiscoveryManager {
+async fn manager(local: impl Into<Option<PeerInfo>>, sources: &[Arc<Scripted>]) -> PeerDiscoveryManager {
     let sources = sources
         .iter()
         .map(|source| source.clone() as Arc<dyn PeerDiscovery>);
@@ -136,7 +133,7 @@ async fn ten_thousand_lookups_of_a_missing_key_are_one_call(ctx: Ctx) {
 
 async fn cancelling_the_first_caller_affects_no_other(ctx: Ctx) {
     let [source] = sources(&ctx).await;
-    let manager = Arc::new(manager(None, &[source.clone()]).await);
+    let manager = Arc::new(manager(None, from_ref(&source)).await);
     let asked = peer();
     let gate = source.gate();
     let lookup = || {
@@ -164,7 +161,7 @@ async fn cancelling_the_first_caller_affects_no_other(ctx: Ctx) {
 
 async fn a_late_caller_inherits_no_old_deadline(ctx: Ctx) {
     let [source] = sources(&ctx).await;
-    let manager = Arc::new(manager(None, &[source.clone()]).await);
+    let manager = Arc::new(manager(None, from_ref(&source)).await);
     let asked = peer();
     let _hangs = source.gate();
     let early = {
@@ -189,7 +186,7 @@ async fn a_late_caller_inherits_no_old_deadline(ctx: Ctx) {
 
 async fn errors_are_not_kept_and_not_found_only_briefly(ctx: Ctx) {
     let [source] = sources(&ctx).await;
-    let manager = manager(None, &[source.clone()]).await;
+    let manager = manager(None, from_ref(&source)).await;
     let asked = peer();
     let id = asked.worker_id();
     source.act(Act::Fail(ErrorKind::Unavailable));
@@ -321,7 +318,7 @@ async fn a_wrong_answer_is_dropped_counted_and_a_failure(ctx: Ctx) {
 
 async fn entries_expire(ctx: Ctx) {
     let [source] = sources(&ctx).await;
-    let manager = manager(None, &[source.clone()]).await;
+    let manager = manager(None, from_ref(&source)).await;
     let (old, new) = (
         colliding(0, "tcp://127.0.0.1:1"),
         colliding(1, "tcp://127.0.0.1:2"),
@@ -339,7 +336,7 @@ async fn entries_expire(ctx: Ctx) {
 
 async fn a_reported_peer_leaves_at_once(ctx: Ctx) {
     let [source] = sources(&ctx).await;
-    let manager = manager(None, &[source.clone()]).await;
+    let manager = manager(None, from_ref(&source)).await;
     let (asked, other) = (
         colliding(0, "tcp://127.0.0.1:1"),
         colliding(1, "tcp://127.0.0.1:2"),
@@ -412,7 +409,7 @@ async fn the_local_peer_stays_until_superseded(ctx: Ctx) {
         colliding(1, "tcp://127.0.0.1:2"),
     );
     let [source] = sources(&ctx).await;
-    let manager = manager(local.clone(), &[source.clone()]).await;
+    let manager = manager(local.clone(), from_ref(&source)).await;
     manager.report_unreachable(local.instance_id());
     sleep(FRESH * 2).await;
     assert_eq!(
@@ -526,7 +523,7 @@ async fn no_answer_begun_before_a_report_is_given_or_kept_after_it(ctx: Ctx) {
     for second in seconds {
         for old_lands_first in [true, false] {
             let [source] = sources(&ctx).await;
-            let manager = Arc::new(manager(None, &[source.clone()]).await);
+            let manager = Arc::new(manager(None, from_ref(&source)).await);
             let lookup = || {
                 let (manager, id) = (manager.clone(), old.worker_id());
                 tokio::spawn(async move { manager.discover_by_worker_id(id).await })
