@@ -62,16 +62,13 @@ fn refused(error: &clap::Error) -> Exit {
     }
 }
 
-/// Logs go to stderr. Changes of a registration are printed as events by those who hold one, a
-/// lookup that fails is told in its error, and a service tells those whom it refuses (every
-/// lookup, while it warms up): by default none of that is logged as well.
+/// Logs go to stderr. Changes of a registration are printed as events by those who hold one, and
+/// a lookup that fails is told in its error: by default neither is logged as well.
 fn start_logs(verbose: u8, worker: bool) {
     use tracing_subscriber::EnvFilter;
     let default = match verbose {
         0 if worker => "off",
-        0 => {
-            "warn,discovery::registration=off,discovery::manager=error,discovery_http::server::problem=error"
-        }
+        0 => "warn,discovery::registration=off,discovery::manager=error",
         1 => "info",
         _ => "debug",
     };

@@ -5,13 +5,8 @@ use std::{
     time::Duration,
 };
 
-use discovery::{
-    DiscoveryError, ErrorKind, SystemUrl,
-    systems::{
-        DiscoverySystem,
-        http::server::{Server, ServerConfig},
-    },
-};
+use discovery::{DiscoveryError, ErrorKind, SystemUrl, systems::DiscoverySystem};
+use discovery_http::server::{Server, ServerConfig};
 use serde::Serialize;
 
 use super::service::OwnService;

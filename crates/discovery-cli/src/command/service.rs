@@ -2,14 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use discovery::{
-    DiscoveryError,
-    systems::{
-        http::server::{Server, ServerConfig},
-        memory::MemoryStore,
-    },
-    task::OwnedTask,
-};
+use discovery::{DiscoveryError, systems::memory::MemoryStore, task::OwnedTask};
+use discovery_http::server::{Server, ServerConfig};
 use tokio::runtime::Handle;
 
 /// A service in front of a memory store of its own.

@@ -9,6 +9,7 @@ use axum::{
 use discovery_core::{DiscoveryError, ErrorKind, Retry};
 use serde_json::{Map, Value};
 
+use super::warm_up;
 use crate::wire::{self, Problem};
 
 /// An answer that is no success.
@@ -90,7 +91,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let problem = self.0;
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if status.is_server_error() {
+        if problem.code == warm_up::CODE {
+            // Expected, and every lookup of a fleet would say so.
+            tracing::debug!(code = problem.code, "request refused");
+        } else if status.is_server_error() {
             tracing::warn!(code = problem.code, detail = problem.detail, "request refused");
         }
         let body = serde_json::to_vec(&problem).unwrap_or_default();

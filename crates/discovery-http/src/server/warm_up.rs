@@ -6,6 +6,9 @@ use tokio::time::Instant;
 
 use super::problem::Refusal;
 
+/// The code of the problem.
+pub(super) const CODE: &str = "warming-up";
+
 /// Ends once and for all.
 pub(super) struct WarmUp(Instant);
 
@@ -21,7 +24,7 @@ impl WarmUp {
             return Ok(());
         }
         let detail = "the service has just started: what is not there may be on its way back";
-        Err(Refusal::unavailable("warming-up", detail, left))
+        Err(Refusal::unavailable(CODE, detail, left))
     }
 }
 
