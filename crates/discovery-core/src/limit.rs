@@ -26,8 +26,9 @@ pub fn ttl(ttl: Duration) -> Result<Duration, DiscoveryError> {
     if TTL.contains(&ttl) {
         return Ok(ttl);
     }
+    let shown = humantime::format_duration(ttl);
     Err(DiscoveryError::invalid_config(format!(
-        "ttl {ttl:?} is outside its limits of 1s to 1h"
+        "ttl {shown} is outside its limits of 1s to 1h"
     )))
 }
 

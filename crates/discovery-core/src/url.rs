@@ -121,7 +121,7 @@ impl SystemUrl {
 /// A limit that was broken in a configuration is a matter of configuration.
 fn into_config(error: DiscoveryError) -> DiscoveryError {
     match error.kind() {
-        ErrorKind::InvalidArgument => DiscoveryError::invalid_config(error.context()).with_source(error),
+        ErrorKind::InvalidArgument => DiscoveryError::invalid_config(error.context()),
         _ => error,
     }
 }
