@@ -92,6 +92,13 @@ struct Flight {
     landing: Waiting,
 }
 
+impl Flight {
+    /// Whether somebody still holds its ticket; else it crashed.
+    fn is_under_way(&self) -> bool {
+        self.landing.has_changed().is_ok()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shard {
     generation: u64,
@@ -159,7 +166,11 @@ impl Board {
         {
             return Joined::Hit(hit);
         }
-        if let Some(flight) = shard.flights.get(&question) {
+        if let Some(flight) = shard
+            .flights
+            .get(&question)
+            .filter(|flight| flight.is_under_way())
+        {
             return Joined::Wait(flight.landing.clone());
         }
         if let Some(negative) = self.negative.get(&question)
@@ -218,7 +229,7 @@ impl Board {
 
     fn publish(&self, shard: &Shard, ticket: &Ticket, landing: &Landing) {
         match &landing.answer {
-            Ok(hit) => self.table.put(hit.peer.clone(), hit.source),
+            Ok(hit) => self.table.put(hit.peer.clone(), hit.source, ticket.flight),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let deadline = Instant::now() + self.negative_for;
                 self.negative.insert(
@@ -277,7 +288,8 @@ impl Board {
     fn trim(&self) {
         while let Some(victim) = self.table.victim() {
             if let Some(identity) = victim {
-                self.remove(identity);
+                let _shard = self.shard(identity.key);
+                self.table.evict(identity);
             }
         }
     }

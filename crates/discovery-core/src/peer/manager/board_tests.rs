@@ -186,7 +186,9 @@ impl World {
         if let Some(ticket) = caller.cleared.take() {
             let landing = landing(answer, caller.began);
             if let Ok(hit) = &landing.answer {
-                self.board.table().put(hit.peer.clone(), hit.source);
+                self.board
+                    .table()
+                    .put(hit.peer.clone(), hit.source, ticket.flight);
             }
             ticket.landing.send_replace(Some(landing));
         }
@@ -371,5 +373,12 @@ fn a_flight_that_is_given_up_ends_the_waiting() {
     assert!(matches!(board.join(Question::Worker(key())), Joined::Wait(_)));
     board.give_up(ticket);
     assert!(waiting.has_changed().is_err(), "the channel is closed");
-    assert!(matches!(board.join(Question::Worker(key())), Joined::Lead(..)));
+    let Joined::Lead(ticket, _) = board.join(Question::Worker(key())) else {
+        panic!("it was given up")
+    };
+    drop(ticket);
+    assert!(
+        matches!(board.join(Question::Worker(key())), Joined::Lead(..)),
+        "a crashed flight is no flight"
+    );
 }

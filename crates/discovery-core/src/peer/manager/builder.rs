@@ -8,6 +8,9 @@ use crate::{
     peer::{PeerDiscovery, PeerInfo},
 };
 
+/// The longest span that makes sense for any of the values.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
 /// Sets a [`PeerDiscoveryManager`] up; every value has a default that works.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it builds"]
@@ -52,8 +55,8 @@ impl PeerDiscoveryManagerBuilder {
         self
     }
 
-    /// How long an answer is given again without asking: 5 s by default, to the millisecond;
-    /// it leaves at most 50 ms late. Zero asks every time.
+    /// How long an answer is given again without asking: 5 s by default, a day at most. It
+    /// leaves at most 100 ms late. Zero asks every time.
     pub fn fresh_for(mut self, fresh_for: Duration) -> Self {
         self.fresh_for = fresh_for;
         self
@@ -92,6 +95,16 @@ impl PeerDiscoveryManagerBuilder {
             return Err(DiscoveryError::invalid_config(
                 "source_deadline is 0; no source could answer",
             ));
+        }
+        let spans = [
+            ("fresh_for", self.fresh_for),
+            ("negative_for", self.negative_for),
+            ("source_deadline", self.source_deadline),
+        ];
+        if let Some((name, _)) = spans.into_iter().find(|(_, span)| *span > LONGEST) {
+            return Err(DiscoveryError::invalid_config(format!(
+                "{name} is longer than a day"
+            )));
         }
         PeerDiscoveryManager::build(self).await
     }

@@ -11,6 +11,8 @@ use crate::{
     peer::{PeerInfo, Registration},
 };
 
+/// How long one source may take to register; each has a shorter bound of its own.
+const REGISTER: Duration = Duration::from_secs(30);
 /// How long rolling a failed start back may take.
 const ROLLBACK: Duration = Duration::from_secs(5);
 
@@ -23,10 +25,13 @@ pub(super) async fn register(
     local: &PeerInfo,
 ) -> Result<Vec<Registered>, DiscoveryError> {
     let registering = sources.iter().map(|source| async move {
-        let registered = source
-            .discovery()
-            .register_instance(local.instance_id(), local.address().clone());
-        (source.name().clone(), registered.await)
+        let discovery = source.discovery();
+        let registering = discovery.register_instance(local.instance_id(), local.address().clone());
+        let registered = timeout(REGISTER, registering).await.unwrap_or_else(|_| {
+            let context = format!("not registered within {REGISTER:?}");
+            Err(DiscoveryError::new(ErrorKind::Timeout, context).with_operation("register"))
+        });
+        (source.name().clone(), registered)
     });
     let mut registered = Vec::new();
     let mut failed = None;

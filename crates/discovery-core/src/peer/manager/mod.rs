@@ -24,6 +24,7 @@ use std::{
 
 use tokio::{
     runtime::Handle,
+    sync::watch,
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -45,6 +46,8 @@ const TICK: Duration = Duration::from_millis(50);
 const SWEEP: usize = 1_024;
 /// Answers "not found" that are kept.
 const NEGATIVE_CAPACITY: u64 = 10_000;
+/// Longer than anybody waits for a shutdown.
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(24 * 3_600);
 /// Ids asked of a source in one batch.
 const BATCH: usize = 1_024;
 
@@ -64,7 +67,11 @@ pub struct PeerDiscoveryManager {
     local: Option<Local>,
     registered: Mutex<Vec<Registered>>,
     ticker: Mutex<Option<OwnedTask>>,
+    leaving: Mutex<Option<Leaving>>,
 }
+
+/// How unregistering ended, once it has.
+type Leaving = watch::Receiver<Option<Result<(), DiscoveryError>>>;
 
 #[derive(Debug)]
 struct Local {
@@ -174,6 +181,7 @@ impl PeerDiscoveryManager {
             local,
             registered: Mutex::new(registered),
             ticker: Mutex::new(Some(ticker)),
+            leaving: Mutex::default(),
         })
     }
 
@@ -220,7 +228,6 @@ impl PeerDiscoveryManager {
     /// # Errors
     /// Each answer as [`discover_by_worker_id`](Self::discover_by_worker_id).
     pub async fn discover_many(&self, ids: &[WorkerId]) -> Vec<Result<PeerInfo, DiscoveryError>> {
-        let until = self.budget_from_now();
         let mut tickets = Vec::new();
         let mut answers = Vec::with_capacity(ids.len());
         for id in ids {
@@ -235,11 +242,17 @@ impl PeerDiscoveryManager {
                     joined => joined,
                 }),
             });
+            if tickets.len() == BATCH {
+                self.fly(std::mem::take(&mut tickets));
+                tokio::task::yield_now().await;
+            }
         }
-        while !tickets.is_empty() {
-            let rest = tickets.split_off(tickets.len().min(BATCH));
-            self.fly(std::mem::replace(&mut tickets, rest));
+        if !tickets.is_empty() {
+            self.fly(tickets);
         }
+        // Handing out many answers takes its time, too.
+        let handing_out = Duration::from_millis(u64::try_from(ids.len() / 50).unwrap_or(u64::MAX));
+        let until = self.budget_from_now() + handing_out;
         let mut found = Vec::with_capacity(ids.len());
         for (id, answer) in ids.iter().zip(answers) {
             found.push(match answer {
@@ -281,7 +294,8 @@ impl PeerDiscoveryManager {
     }
 
     /// Unregisters from every source at once and ends every task. Lookups answer `Closed`
-    /// from the first poll on. May be called again.
+    /// from the first poll on. May be called again, also at the same time: every caller waits
+    /// for the same end.
     ///
     /// # Errors
     /// `Timeout` or `Unavailable` naming the source that did not confirm within `deadline`:
@@ -293,14 +307,33 @@ impl PeerDiscoveryManager {
         self.shared.closed.store(true, Ordering::Relaxed);
         self.shared.cancel.cancel();
         self.shared.flights.close();
-        let registered = std::mem::take(&mut *lock(&self.registered));
-        let left = lifecycle::unregister(registered, deadline).await;
+        let until = Instant::now() + deadline.min(LONGEST_SHUTDOWN);
+        let mut leaving = lock(&self.leaving)
+            .get_or_insert_with(|| self.leave(deadline))
+            .clone();
+        let left = match timeout_at(until, leaving.wait_for(Option::is_some)).await {
+            Ok(Ok(left)) => left.clone().unwrap_or(Ok(())),
+            // The runtime has ended, and every task with it.
+            Ok(Err(_)) => Ok(()),
+            Err(_) => Err(unconfirmed(deadline)),
+        };
         let ticker = lock(&self.ticker).take();
         if let Some(ticker) = ticker {
-            ticker.shutdown(deadline).await;
+            ticker
+                .shutdown(until.saturating_duration_since(Instant::now()))
+                .await;
         }
-        self.shared.flights.wait().await;
-        left
+        let flights = timeout_at(until, self.shared.flights.wait()).await;
+        left.and(flights.map_err(|_| unconfirmed(deadline)))
+    }
+
+    /// Gives every registration up, in a task that whoever shuts down waits for.
+    fn leave(&self, deadline: Duration) -> Leaving {
+        let (told, leaving) = watch::channel(None);
+        let registered = std::mem::take(&mut *lock(&self.registered));
+        let task = async move { drop(told.send(Some(lifecycle::unregister(registered, deadline).await))) };
+        self.shared.flights.spawn_on(task, &self.shared.runtime);
+        leaving
     }
 
     async fn find(&self, question: Question) -> Result<PeerInfo, DiscoveryError> {
@@ -413,7 +446,7 @@ impl PeerDiscoveryManager {
         if self.shared.closed.load(Ordering::Relaxed) {
             return closed();
         }
-        let context = "the lookup ended without an answer: a source panicked, or the runtime that the manager was made in has ended";
+        let context = "the lookup ended without an answer: a source crashed, or the runtime that the manager was made in has ended";
         DiscoveryError::new(ErrorKind::Unexpected, context).with_operation("lookup")
     }
 
@@ -451,6 +484,11 @@ async fn tick(board: &Board) {
     }
 }
 
+fn unconfirmed(deadline: Duration) -> DiscoveryError {
+    let context = format!("not everything has ended within {deadline:?}; what is left expires");
+    DiscoveryError::new(ErrorKind::Timeout, context).with_operation("shutdown")
+}
+
 fn closed() -> DiscoveryError {
     DiscoveryError::new(ErrorKind::Closed, "the manager was shut down").with_operation("lookup")
 }
@@ -458,3 +496,6 @@ fn closed() -> DiscoveryError {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

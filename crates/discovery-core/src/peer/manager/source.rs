@@ -1,6 +1,7 @@
 //! One source of peers, with the bounds that the manager puts on it.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::board::Question;
@@ -53,18 +55,39 @@ impl Source {
 
     /// Asks, within the source's deadline; one checked answer per question, in order.
     pub(super) async fn ask(&self, questions: &[Question]) -> Vec<Result<PeerInfo, DiscoveryError>> {
-        let answers = timeout(self.deadline, self.call(questions))
-            .await
-            .unwrap_or_else(|_| {
-                let context = format!("no answer within {:?}", self.deadline);
-                let error = DiscoveryError::new(ErrorKind::Timeout, context).with_operation("lookup");
-                vec![Err(error.with_system(self.name.clone())); questions.len()]
-            });
+        let call = AssertUnwindSafe(self.call(questions)).catch_unwind();
+        let answers = match timeout(self.deadline, call).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(_)) => self.failed(questions, ErrorKind::Unexpected, "the source panicked".to_owned()),
+            Err(_) => self.failed(
+                questions,
+                ErrorKind::Timeout,
+                format!("no answer within {:?}", self.deadline),
+            ),
+        };
         let mut answers = answers.into_iter();
-        questions
+        let before = self.wrong_answers();
+        let checked = questions
             .iter()
             .map(|question| self.checked(*question, answers.next()))
-            .collect()
+            .collect();
+        let wrong = self.wrong_answers().saturating_sub(before);
+        if wrong > 0 {
+            tracing::warn!(target: "discovery::manager", source = &*self.name, wrong, "dropped wrong answers");
+        }
+        checked
+    }
+
+    fn failed(
+        &self,
+        questions: &[Question],
+        kind: ErrorKind,
+        context: String,
+    ) -> Vec<Result<PeerInfo, DiscoveryError>> {
+        let error = DiscoveryError::new(kind, context)
+            .with_operation("lookup")
+            .with_system(self.name.clone());
+        vec![Err(error); questions.len()]
     }
 
     async fn call(&self, questions: &[Question]) -> Vec<Result<PeerInfo, DiscoveryError>> {
@@ -89,9 +112,8 @@ impl Source {
         match answer {
             Some(Ok(peer)) if question.fits(&peer) => Ok(peer),
             Some(Err(error)) => Err(error),
-            wrong => {
+            _ => {
                 self.wrong_answers.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(target: "discovery::manager", source = &*self.name, ?question, ?wrong, "dropped a wrong answer");
                 let context = format!(
                     "source {} gave an answer that does not fit the question",
                     self.name

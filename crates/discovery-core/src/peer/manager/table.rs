@@ -6,11 +6,12 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use crate::peer::{PeerInfo, WorkerId};
@@ -18,11 +19,18 @@ use crate::peer::{PeerInfo, WorkerId};
 /// Slots that one eviction looks at before it takes whatever comes next.
 const PROBES: usize = 16;
 
-/// Milliseconds since a base, as of the last tick: reading it costs one load.
+/// How old a tick may be before a reader ticks by itself.
+const STALE_TICK: i64 = 100;
+
+/// Milliseconds since a base, as of the last tick: cheap to read.
+///
+/// Ticks come from a task. Where nobody drives that task (a runtime that only runs while it is
+/// blocked on, or that has ended), the reader notices by the system's coarse clock.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     base: Instant,
     millis: AtomicU64,
+    ticked: AtomicI64,
 }
 
 impl CoarseClock {
@@ -30,10 +38,12 @@ impl CoarseClock {
         Self {
             base: Instant::now(),
             millis: AtomicU64::new(0),
+            ticked: AtomicI64::new(system_millis()),
         }
     }
 
     pub(super) fn tick(&self) {
+        self.ticked.store(system_millis(), Ordering::Relaxed);
         self.millis.store(self.exact(), Ordering::Relaxed);
     }
 
@@ -42,8 +52,23 @@ impl CoarseClock {
     }
 
     fn coarse(&self) -> u64 {
+        if system_millis().saturating_sub(self.ticked.load(Ordering::Relaxed)) > STALE_TICK {
+            self.tick();
+        }
         self.millis.load(Ordering::Relaxed)
     }
+}
+
+/// The system's coarse clock, which costs a few nanoseconds and no system call.
+fn system_millis() -> i64 {
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::MonotonicCoarse;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+    let now = clock_gettime(CLOCK);
+    now.tv_sec
+        .saturating_mul(1_000)
+        .saturating_add(now.tv_nsec / 1_000_000)
 }
 
 /// A worker id is a hash already.
@@ -72,6 +97,8 @@ struct Entry {
     /// Milliseconds on the table's clock.
     deadline: u64,
     stamp: u64,
+    /// The flight that brought it: later flights have higher numbers.
+    flight: u64,
     source: u16,
     /// Whether it was read since the last eviction came by.
     used: AtomicBool,
@@ -158,20 +185,23 @@ impl Table {
         Some(take(entry))
     }
 
-    /// Puts an entry in place of whatever stands there. The caller holds the key's shard lock.
-    pub(super) fn put(&self, peer: PeerInfo, source: u16) {
-        if self.fresh_for == 0 {
+    /// Puts an entry in place of whatever an earlier flight brought. The caller holds the key's
+    /// shard lock.
+    pub(super) fn put(&self, peer: PeerInfo, source: u16, flight: u64) {
+        let key = peer.worker_id();
+        let map = self.map.pin();
+        if self.fresh_for == 0 || map.get(&key).is_some_and(|entry| entry.flight > flight) {
             return;
         }
-        let key = peer.worker_id();
         let entry = Entry {
             peer,
             deadline: self.clock.exact().saturating_add(self.fresh_for),
             stamp: self.stamps.fetch_add(1, Ordering::Relaxed),
+            flight,
             source,
             used: AtomicBool::new(true),
         };
-        if self.map.pin().insert(key, entry).is_none() {
+        if map.insert(key, entry).is_none() {
             self.ring().slots.push(key);
         }
     }
@@ -192,6 +222,16 @@ impl Table {
             .map
             .pin()
             .remove_if(&identity.key, |_, entry| entry.stamp == identity.stamp);
+    }
+
+    /// Removes an entry whose slot [`victim`](Self::victim) freed. If another one has come in
+    /// its place meanwhile, that one gets the slot back. The caller holds the key's shard lock.
+    pub(super) fn evict(&self, identity: Identity) {
+        let map = self.map.pin();
+        let removed = map.remove_if(&identity.key, |_, entry| entry.stamp == identity.stamp);
+        if !matches!(removed, Ok(Some(_))) && map.contains_key(&identity.key) {
+            self.ring().slots.push(identity.key);
+        }
     }
 
     #[cfg(test)]
@@ -283,7 +323,7 @@ mod tests {
     fn trim(table: &Table) {
         while let Some(victim) = table.victim() {
             if let Some(identity) = victim {
-                table.remove(identity);
+                table.evict(identity);
             }
         }
     }
@@ -292,7 +332,7 @@ mod tests {
     async fn entries_leave_at_their_deadline() {
         let table = Table::new(10, Duration::from_secs(5));
         let peer = peer();
-        table.put(peer.clone(), 0);
+        table.put(peer.clone(), 0, 0);
         tokio::time::advance(Duration::from_millis(4_999)).await;
         table.tick();
         assert_eq!(
@@ -313,10 +353,10 @@ mod tests {
     async fn a_full_table_admits_newcomers_and_keeps_what_is_read() {
         let table = Table::new(100, Duration::from_secs(5));
         let favourite = peer();
-        table.put(favourite.clone(), 0);
+        table.put(favourite.clone(), 0, 0);
         for _ in 0..1_000 {
             let newcomer = peer();
-            table.put(newcomer.clone(), 0);
+            table.put(newcomer.clone(), 0, 0);
             trim(&table);
             assert!(
                 table.get(newcomer.worker_id()).is_some(),
@@ -332,7 +372,7 @@ mod tests {
         let table = Table::new(10, Duration::from_secs(5));
         let peer = peer();
         for _ in 0..1_000 {
-            table.put(peer.clone(), 0);
+            table.put(peer.clone(), 0, 0);
             table.remove(table.identify(peer.worker_id(), |_| true).unwrap());
             trim(&table);
         }
@@ -343,10 +383,52 @@ mod tests {
     async fn removing_an_entry_leaves_its_successor() {
         let table = Table::new(10, Duration::from_secs(5));
         let peer = peer();
-        table.put(peer.clone(), 0);
+        table.put(peer.clone(), 0, 0);
         let old = table.identify(peer.worker_id(), |_| true).unwrap();
-        table.put(peer.clone(), 1);
+        table.put(peer.clone(), 1, 0);
         table.remove(old);
         assert_eq!(table.hit(peer.worker_id()).unwrap().source, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_is_refreshed_while_it_is_evicted_keeps_a_slot() {
+        let table = Table::new(1, Duration::from_secs(5));
+        for _ in 0..100 {
+            let refreshed = peer();
+            table.put(refreshed.clone(), 0, 0);
+            table.put(peer(), 0, 0);
+            while let Some(victim) = table.victim() {
+                if let Some(identity) = victim {
+                    if identity.key == refreshed.worker_id() {
+                        table.put(refreshed.clone(), 0, 0);
+                    }
+                    table.evict(identity);
+                }
+            }
+            assert!(table.len() <= table.ring().slots.len(), "an entry without a slot");
+        }
+        assert!(table.len() <= 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_an_earlier_flight_does_not_replace_a_later_one() {
+        let table = Table::new(10, Duration::from_secs(5));
+        let peer = peer();
+        table.put(peer.clone(), 1, 8);
+        table.put(peer.clone(), 0, 7);
+        assert_eq!(table.hit(peer.worker_id()).unwrap().source, 1);
+    }
+
+    #[test]
+    fn entries_expire_although_nobody_ticks() {
+        let table = Table::new(10, Duration::from_millis(50));
+        let peer = peer();
+        table.put(peer.clone(), 0, 0);
+        assert!(table.get(peer.worker_id()).is_some());
+        let patience = Instant::now() + Duration::from_secs(5);
+        while table.get(peer.worker_id()).is_some() {
+            assert!(Instant::now() < patience, "served for ever");
+            std::thread::yield_now();
+        }
     }
 }
