@@ -205,7 +205,7 @@ impl RegistrationObserver {
     }
 
     /// Waits until the state differs from the last one this observer returned, and returns it.
-    /// Once the state is final, waits for ever.
+    /// Once the state is final, or whoever kept the registration is gone, waits for ever.
     ///
     /// # Cancel safety
     /// Nothing is lost: the next call returns the change.
@@ -231,7 +231,10 @@ impl RegistrationObserver {
                 std::future::pending::<()>().await;
             } else if keeper_left {
                 // Nobody renews any more: what is left of the deadline still counts.
-                tokio::time::sleep(left.unwrap_or_default()).await;
+                match left {
+                    Some(left) => tokio::time::sleep(left).await,
+                    None => std::future::pending().await,
+                }
             }
         }
     }

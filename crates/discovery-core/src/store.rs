@@ -240,7 +240,7 @@ pub enum Removed {
     Conflict(Option<Record>),
 }
 
-/// A record that a session is believed to keep alive.
+/// A record that a session is believed to keep alive: one of its own writing.
 #[derive(Clone, Debug)]
 pub struct Held {
     /// Its name.
@@ -256,7 +256,7 @@ pub struct Held {
 /// The answer to a renewal, for one record.
 #[derive(Clone, Debug)]
 pub enum Kept {
-    /// Kept alive by this session, in this version.
+    /// Kept alive by this session, in this version, as written by [`Held::writer`].
     Mine(Version),
     /// This stands there instead, or it hangs on another session.
     Other(Record),
@@ -317,7 +317,8 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     /// its memory may take the held records up again, each if absent.
     ///
     /// # Errors
-    /// `LeaseLost`: the session has ended, and its records with it.
+    /// `LeaseLost`: the session has ended, its records with it, and nothing that was sent on it
+    /// can happen any more. A store without sessions of its own never answers that.
     async fn renew(&self, session: &Session, held: &[Held]) -> Result<Renewal, DiscoveryError>;
 
     /// Removes a record, or fences one; see [`Removal::expect`].

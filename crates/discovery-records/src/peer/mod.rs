@@ -73,7 +73,7 @@ pub async fn list(store: &dyn RecordStore, cluster: &Cluster) -> Result<Vec<Peer
     let prefix = peers_prefix(cluster);
     let (mut peers, mut skipped, mut page) = (Vec::new(), 0, None::<Bytes>);
     loop {
-        let listing = store.list(&prefix, page).await?;
+        let listing = store.list(&prefix, page.clone()).await?;
         skipped += listing.skipped;
         for Record { key, body, .. } in &listing.records {
             match decode(key, body) {
@@ -83,6 +83,12 @@ pub async fn list(store: &dyn RecordStore, cluster: &Cluster) -> Result<Vec<Peer
                     tracing::debug!(target: "discovery", %key, %error, "skipped a record");
                 }
             }
+        }
+        if listing.next.is_some() && listing.next == page {
+            return Err(DiscoveryError::new(
+                ErrorKind::Unexpected,
+                "the store gave the same page twice",
+            ));
         }
         page = listing.next;
         if page.is_none() {

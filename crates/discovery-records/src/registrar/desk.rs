@@ -1,9 +1,9 @@
 //! Where callers leave their orders and the keeper picks them up.
 
 use std::{
-    collections::HashMap,
-    fmt,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
 };
 
 use bytes::Bytes;
@@ -19,33 +19,48 @@ use super::{Intent, OpenStore, Registrar, RegistrarConfig, keeper::Keeper, relea
 
 /// What a caller wants of the keeper. At most two for each registration.
 pub(super) enum Order {
-    Keep(Row),
+    Keep(Box<Row>),
     Withdraw(Writer),
 }
 
-/// The desired state, shared by callers and keeper. Its lock is never held across an await.
+/// The desired state, shared by callers and keeper. Its lock is never held across an await, nor
+/// while the caller's own code runs.
 pub(super) struct Desk {
     config: RegistrarConfig,
     open_store: Arc<OpenStore>,
     state: Mutex<State>,
     wake: Notify,
     abort: CancellationToken,
-    /// Whether the keeper has ended, and then whether everything was confirmed.
+    /// Whether everything has ended for good, and then whether all of it was confirmed.
     ended: watch::Sender<Option<bool>>,
 }
 
 #[derive(Default)]
 struct State {
     wanted: HashMap<RecordKey, Wanted>,
+    /// Withdrawn, and not yet gone from the backend.
+    leaving: HashMap<Writer, Leaving>,
     orders: Vec<Order>,
-    keeper: Option<thread::Running>,
+    running: bool,
+    thread: Option<JoinHandle<()>>,
     closing: bool,
+}
+
+enum Ordered {
+    New(Writer, watch::Receiver<Status>),
+    Taken(Intent),
 }
 
 struct Wanted {
     body: Bytes,
     writer: Writer,
     holds: u64,
+    status: watch::Receiver<Status>,
+}
+
+struct Leaving {
+    key: RecordKey,
+    body: Bytes,
     status: watch::Receiver<Status>,
 }
 
@@ -65,63 +80,126 @@ impl Desk {
         &self.config
     }
 
-    pub(super) fn open_store(&self) -> &OpenStore {
-        &self.open_store
+    pub(super) fn open_store(&self) -> Arc<OpenStore> {
+        self.open_store.clone()
     }
 
     /// Takes another hold on a registration, or orders a new one.
     pub(super) fn enter(
         self: &Arc<Self>,
-        intent: Intent,
+        mut intent: Intent,
     ) -> Result<(Writer, watch::Receiver<Status>), DiscoveryError> {
-        let mut state = self.lock();
-        if state.closing {
-            return Err(DiscoveryError::new(ErrorKind::Closed, "the system was shut down"));
+        loop {
+            self.ensure_keeper()?;
+            let Some(standing) = self.wanted_body(&intent.key) else {
+                match self.order(intent)? {
+                    Ordered::New(writer, status) => return Ok((writer, status)),
+                    Ordered::Taken(back) => intent = back,
+                }
+                continue;
+            };
+            (intent.judge)(&standing)?;
+            if let Some(joined) = self.join_holders(&intent.key, &standing)? {
+                return Ok(joined);
+            }
         }
-        if let Some(wanted) = state.wanted.get_mut(&intent.key) {
-            (intent.judge)(&wanted.body)?;
-            wanted.holds += 1;
-            return Ok((wanted.writer, wanted.status.clone()));
-        }
-        if state.keeper.as_ref().is_none_or(thread::Running::is_finished) {
-            // A keeper that went with its runtime took its registrations along.
-            state.wanted.clear();
-            state.orders.clear();
-            state.keeper = Some(thread::start(self.config.renewing, Keeper::new(self.clone()))?);
-        }
-        let writer = Writer::random();
-        let (sender, status) = watch::channel(Status::pending());
-        let wanted = Wanted {
-            body: intent.body.clone(),
-            writer,
-            holds: 1,
-            status: status.clone(),
-        };
-        state.wanted.insert(intent.key.clone(), wanted);
-        state.orders.push(Order::Keep(Row::new(
-            &self.config,
-            intent.key,
-            intent.body,
-            intent.judge,
-            writer,
-            sender,
-        )));
-        drop(state);
-        self.wake.notify_one();
-        Ok((writer, status))
     }
 
-    /// Ends every hold on a record.
+    fn wanted_body(&self, key: &RecordKey) -> Option<Bytes> {
+        self.lock().wanted.get(key).map(|wanted| wanted.body.clone())
+    }
+
+    /// Another hold on the registration with this body, if it is still there.
+    fn join_holders(
+        &self,
+        key: &RecordKey,
+        body: &Bytes,
+    ) -> Result<Option<(Writer, watch::Receiver<Status>)>, DiscoveryError> {
+        let mut state = self.lock();
+        if state.closing {
+            return Err(closed());
+        }
+        Ok(state
+            .wanted
+            .get_mut(key)
+            .filter(|wanted| wanted.body == *body)
+            .map(|wanted| {
+                wanted.holds += 1;
+                (wanted.writer, wanted.status.clone())
+            }))
+    }
+
+    /// Orders a registration, unless somebody else was faster.
+    fn order(&self, intent: Intent) -> Result<Ordered, DiscoveryError> {
+        let mut state = self.lock();
+        if state.closing || !state.running {
+            return Err(closed());
+        }
+        if state.wanted.contains_key(&intent.key) {
+            return Ok(Ordered::Taken(intent));
+        }
+        let Intent { key, body, judge } = intent;
+        let writer = Writer::random();
+        let (sender, status) = watch::channel(Status::pending());
+        let row = Row::new(&self.config, key.clone(), body.clone(), judge, writer, sender);
+        state.wanted.insert(
+            key,
+            Wanted {
+                body,
+                writer,
+                holds: 1,
+                status: status.clone(),
+            },
+        );
+        state.orders.push(Order::Keep(Box::new(row)));
+        self.wake.notify_one();
+        Ok(Ordered::New(writer, status))
+    }
+
+    /// Starts a keeper if none runs: the first one, or one in the place of a keeper that went
+    /// with its runtime.
+    fn ensure_keeper(self: &Arc<Self>) -> Result<(), DiscoveryError> {
+        {
+            let mut state = self.lock();
+            if state.closing {
+                return Err(closed());
+            }
+            if std::mem::replace(&mut state.running, true) {
+                return Ok(());
+            }
+        }
+        // Not under the lock: a keeper that cannot be started says so at the desk.
+        let thread = thread::start(self.config.renewing, Keeper::new(self.clone()))?;
+        self.lock().thread = thread;
+        Ok(())
+    }
+
+    /// Ends every hold on a record, or finds the one that is ending.
     pub(super) fn withdraw(
         &self,
         key: &RecordKey,
-        is_it: impl FnOnce(&[u8]) -> bool,
+        is_it: impl Fn(&[u8]) -> bool,
     ) -> Option<watch::Receiver<Status>> {
-        let mut state = self.lock();
-        let wanted = state.wanted.get(key).filter(|wanted| is_it(&wanted.body))?;
-        let (writer, status) = (wanted.writer, wanted.status.clone());
-        self.order_withdrawal(&mut state, key, writer);
-        Some(status)
+        let (wanted, leaving) = {
+            let state = self.lock();
+            let wanted = state
+                .wanted
+                .get(key)
+                .map(|wanted| (wanted.body.clone(), wanted.writer));
+            let leaving = state.leaving.values().filter(|leaving| leaving.key == *key);
+            let leaving: Vec<_> = leaving
+                .map(|leaving| (leaving.body.clone(), leaving.status.clone()))
+                .collect();
+            (wanted, leaving)
+        };
+        if let Some((_, writer)) = wanted.filter(|(body, _)| is_it(body)) {
+            let mut state = self.lock();
+            return self.order_withdrawal(&mut state, key, writer);
+        }
+        leaving
+            .into_iter()
+            .find(|(body, _)| is_it(body))
+            .map(|(_, status)| status)
     }
 
     /// Ends one hold; whether it was the last one.
@@ -141,15 +219,34 @@ impl Desk {
         }
     }
 
-    fn order_withdrawal(&self, state: &mut State, key: &RecordKey, writer: Writer) {
-        state.wanted.remove(key);
+    fn order_withdrawal(
+        &self,
+        state: &mut State,
+        key: &RecordKey,
+        writer: Writer,
+    ) -> Option<watch::Receiver<Status>> {
+        let Entry::Occupied(entry) = state.wanted.entry(key.clone()) else {
+            return None;
+        };
+        if entry.get().writer != writer {
+            return None;
+        }
+        let Wanted { body, status, .. } = entry.remove();
+        let leaving = Leaving {
+            key: key.clone(),
+            body,
+            status: status.clone(),
+        };
+        state.leaving.insert(writer, leaving);
         state.orders.push(Order::Withdraw(writer));
         self.wake.notify_one();
+        Some(status)
     }
 
     /// The keeper tells that a registration has ended for good.
     pub(super) fn forget(&self, key: &RecordKey, writer: Writer) {
         let mut state = self.lock();
+        state.leaving.remove(&writer);
         if state
             .wanted
             .get(key)
@@ -181,8 +278,9 @@ impl Desk {
         for (key, writer) in wanted {
             self.order_withdrawal(&mut state, &key, writer);
         }
-        if state.keeper.is_none() {
-            self.ended.send_replace(Some(true));
+        if !state.running {
+            self.ended
+                .send_if_modified(|ended| ended.is_none() && ended.replace(true).is_none());
         }
         self.wake.notify_one();
     }
@@ -199,15 +297,33 @@ impl Desk {
         self.ended.subscribe()
     }
 
+    /// The keeper has ended, and its registrations with it. If nobody asked for that, the next
+    /// registration starts another one.
     pub(super) fn tell_ended(&self, clean: bool) {
-        self.ended.send_replace(Some(clean));
+        let left = {
+            let mut state = self.lock();
+            state.running = false;
+            if state.closing {
+                self.ended
+                    .send_if_modified(|ended| ended.is_none() && ended.replace(clean).is_none());
+            } else {
+                state.thread = None;
+            }
+            state.leaving.clear();
+            (
+                std::mem::take(&mut state.wanted),
+                std::mem::take(&mut state.orders),
+            )
+        };
+        // Dropped without the lock: that ends what others wait for.
+        drop(left);
     }
 
-    /// Joins a keeper that has ended.
+    /// Joins the thread of a keeper that has told that it ended, which is the last thing it does.
     pub(super) fn join(&self) {
-        let keeper = self.lock().keeper.take();
-        if let Some(keeper) = keeper {
-            keeper.join();
+        let thread = self.lock().thread.take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
         }
     }
 
@@ -216,12 +332,8 @@ impl Desk {
     }
 }
 
-impl fmt::Debug for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wanted")
-            .field("holds", &self.holds)
-            .finish_non_exhaustive()
-    }
+fn closed() -> DiscoveryError {
+    DiscoveryError::new(ErrorKind::Closed, "the system was shut down")
 }
 
 /// A caller's hold on a registration. Keeps the registrar alive.

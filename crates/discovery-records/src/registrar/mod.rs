@@ -6,6 +6,7 @@
 //! never gives up while somebody holds the registration.
 
 mod backoff;
+mod call;
 mod desk;
 mod keeper;
 mod row;
@@ -18,7 +19,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use discovery_core::{
-    Clock, DiscoveryError, ErrorKind, RegistrationState,
+    Clock, DiscoveryError, ErrorKind, RegistrationState, limit,
     registration::{Registration, Status},
     store::{RecordKey, RecordStore},
 };
@@ -141,42 +142,38 @@ impl Registrar {
     /// # Errors
     /// What the judge says of the record that stands there. `Unavailable`, `Timeout` or the
     /// like if the backend did not acknowledge: nothing is kept, and should a write still
-    /// arrive, it is taken back. `Closed` after [`shutdown`](Self::shutdown).
+    /// arrive, it is taken back. `InvalidConfig` for a TTL outside its limits, and with
+    /// [`Renewing::Shared`] outside a tokio runtime. `Closed` after [`shutdown`](Self::shutdown),
+    /// and if the registration was given up meanwhile.
     ///
     /// # Cancel safety
     /// Dropping the future gives the registration up.
     pub async fn register(&self, intent: Intent) -> Result<Registration, DiscoveryError> {
+        limit::ttl(self.desk().config().ttl)?;
         let key = intent.key.clone();
         let (writer, status) = self.desk().enter(intent)?;
         let hold = DeskHold::new(self.clone(), key, writer, status.clone());
         let registration = Registration::new(status.clone(), Box::new(hold));
-        match settled(status, REGISTER_BUDGET * 2, |state| {
-            state != RegistrationState::Pending
-        })
-        .await?
-        {
-            Status {
-                state: RegistrationState::Gone,
-                cause: Some(cause),
-                ..
-            } => Err(cause),
-            Status {
-                state: RegistrationState::Superseded,
-                cause: Some(cause),
-                ..
-            } => Err(cause),
+        let settled = settled(status, REGISTER_BUDGET * 2, |state| {
+            matches!(state, RegistrationState::Live | RegistrationState::Renewing) || state.is_final()
+        });
+        match settled.await? {
+            Status { state, cause, .. } if state.is_final() => Err(cause.unwrap_or_else(|| {
+                DiscoveryError::new(ErrorKind::Closed, "the registration was given up meanwhile")
+            })),
             _ => Ok(registration),
         }
     }
 
     /// Ends every hold on the record, if `is_it` says of its body that it is the one meant.
+    /// Success if there is none; one that is leaving already is waited for.
     ///
     /// # Errors
     /// As [`Registration::unregister`].
     pub async fn unregister(
         &self,
         key: &RecordKey,
-        is_it: impl FnOnce(&[u8]) -> bool,
+        is_it: impl Fn(&[u8]) -> bool,
     ) -> Result<(), DiscoveryError> {
         match self.desk().withdraw(key, is_it) {
             Some(status) => released(status).await,
@@ -184,11 +181,12 @@ impl Registrar {
         }
     }
 
-    /// Gives everything up, closes the session and ends the keeper. May be called again.
+    /// Gives everything up, closes the session and ends the keeper. May be called again, and
+    /// then ends the same way.
     ///
     /// # Errors
-    /// `Timeout` if the backend did not confirm within `deadline`; the keeper has ended all
-    /// the same, and nothing is renewed any more.
+    /// `Timeout` if the backend did not confirm within `deadline`, 10 s at most; the keeper has
+    /// ended all the same, up to half a second later, and nothing is renewed any more.
     ///
     /// # Cancel safety
     /// Begun with the first poll; goes on when the future is dropped.
@@ -230,13 +228,17 @@ async fn settled(
     budget: Duration,
     done: impl Fn(RegistrationState) -> bool,
 ) -> Result<Status, DiscoveryError> {
-    match timeout(budget, status.wait_for(|status| done(status.state))).await {
-        Ok(Ok(status)) => Ok(status.clone()),
-        Ok(Err(_)) => Err(DiscoveryError::new(ErrorKind::Closed, "the registrar has ended")),
-        Err(_) => {
+    let settled = timeout(budget, status.wait_for(|status| done(status.state()))).await;
+    match settled.map(|status| status.map(|status| status.clone())) {
+        Ok(Ok(status)) => Ok(status),
+        Ok(Err(_)) => Err(DiscoveryError::new(
+            ErrorKind::Closed,
+            "the registrar has ended, or its runtime has",
+        )),
+        Err(_) => Err(status.borrow().cause.clone().unwrap_or_else(|| {
             let context = format!("the backend did not confirm within {budget:?}");
-            Err(DiscoveryError::new(ErrorKind::Timeout, context))
-        }
+            DiscoveryError::new(ErrorKind::Timeout, context)
+        })),
     }
 }
 

@@ -1,25 +1,30 @@
 //! One registration, as the keeper sees it.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use discovery_core::Deadline;
 use discovery_core::{
-    DiscoveryError, RegistrationState,
+    Deadline, DiscoveryError, ErrorKind, RegistrationState, Retry,
     registration::Status,
-    store::{Expect, Held, Record, RecordKey, Removal, Version, Write, Writer},
+    store::{Expect, Held, Record, RecordKey, Version, Write, Writer},
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Judge, RegistrarConfig};
+use super::{Judge, REGISTER_BUDGET, RegistrarConfig, backoff::Backoff};
 
 /// What is to be done about a registration.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// It must be written: if absent, or over the record of the same holder in this version.
     Create { over: Option<Version> },
-    /// It stands. `own`: by our writing; else another living holder of the same peer keeps it.
-    Held { version: Version, own: bool },
+    /// It stands, by our own writing.
+    Own(Version),
+    /// It stands, kept by another living holder of the same peer.
+    Shared,
     /// It must be removed, if the record there is ours.
     Withdraw { version: Option<Version> },
 }
@@ -38,18 +43,22 @@ pub(super) struct Row {
     system: Arc<str>,
     pub(super) key: RecordKey,
     body: Bytes,
-    judge: Judge,
+    judge: Option<Judge>,
     pub(super) writer: Writer,
     pub(super) stage: Stage,
     status: watch::Sender<Status>,
     /// When the first attempt may have begun.
-    pub(super) since: Instant,
+    since: Instant,
     /// Whether it ever stood: what fails from then on is mended, not reported to the caller.
     pub(super) registered: bool,
+    /// Whether a call about it is under way.
+    pub(super) in_flight: bool,
     /// Whether the last write went unanswered: look before writing again.
     pub(super) unsure: bool,
     /// Whether any write ever went unanswered: it may still arrive, so removing needs a fence.
     pub(super) unfenced: bool,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
 }
 
 impl Row {
@@ -65,45 +74,67 @@ impl Row {
             system: config.system.clone(),
             key,
             body,
-            judge,
+            judge: Some(judge),
             writer,
             stage: Stage::Create { over: None },
             status,
             since: Instant::now(),
             registered: false,
+            in_flight: false,
             unsure: false,
             unfenced: false,
+            backoff: Backoff::default(),
+            retry_at: None,
         }
     }
 
-    pub(super) fn write(&self, over: Option<Version>) -> Write {
-        let expect = over.map_or(Expect::Absent, Expect::Version);
-        Write {
+    /// A record that nobody asked for and that hangs on our session: to be removed.
+    pub(super) fn stray(config: &RegistrarConfig, record: Record) -> Self {
+        let status = watch::Sender::new(Status {
+            state: RegistrationState::Gone,
+            deadline: None,
+            cause: None,
+        });
+        Self {
+            judge: None,
+            stage: Stage::Withdraw {
+                version: Some(record.version),
+            },
+            ..Self::new(
+                config,
+                record.key,
+                record.body,
+                Box::new(|_| Ok(())),
+                record.writer,
+                status,
+            )
+        }
+    }
+
+    pub(super) fn write(&self) -> Option<Write> {
+        let Stage::Create { over } = &self.stage else {
+            return None;
+        };
+        let expect = over.clone().map_or(Expect::Absent, Expect::Version);
+        Some(Write {
             key: self.key.clone(),
             body: self.body.clone(),
             writer: self.writer,
             expect,
-        }
-    }
-
-    pub(super) fn held(&self) -> Option<Held> {
-        let Stage::Held { version, .. } = &self.stage else {
-            return None;
-        };
-        Some(Held {
-            key: self.key.clone(),
-            body: self.body.clone(),
-            writer: self.writer,
-            version: version.clone(),
         })
     }
 
-    pub(super) fn removal(&self, expect: Expect) -> Removal {
-        Removal {
-            key: self.key.clone(),
+    pub(super) fn held(&self) -> Option<Held> {
+        let Stage::Own(version) = &self.stage else {
+            return None;
+        };
+        let (key, body, version) = (self.key.clone(), self.body.clone(), version.clone());
+        Some(Held {
+            key,
+            body,
             writer: self.writer,
-            expect,
-        }
+            version,
+        })
     }
 
     pub(super) fn judge(&self, record: &Record) -> Standing {
@@ -111,9 +142,14 @@ impl Row {
         if record.writer == self.writer && record.body == self.body {
             return Standing::Own(version);
         }
-        match (self.judge)(&record.body) {
-            Ok(()) => Standing::Same(version),
-            Err(error) => Standing::Other(error),
+        let judged = self.judge.as_ref().map_or(Ok(Ok(())), |judge| {
+            // The judge is the caller's; one that panics must not take the others along.
+            catch_unwind(AssertUnwindSafe(|| judge(&record.body)))
+        });
+        match judged {
+            Ok(Ok(())) => Standing::Same(version),
+            Ok(Err(error)) => Standing::Other(error),
+            Err(_) => Standing::Other(DiscoveryError::new(ErrorKind::Unexpected, "the judge panicked")),
         }
     }
 
@@ -121,31 +157,69 @@ impl Row {
         matches!(self.stage, Stage::Withdraw { .. })
     }
 
+    pub(super) fn is_to_be_written(&self) -> bool {
+        matches!(self.stage, Stage::Create { .. })
+    }
+
+    pub(super) fn stands_somehow(&self) -> bool {
+        matches!(self.stage, Stage::Own(_) | Stage::Shared)
+    }
+
+    /// Whether nothing of it can stand in the backend, now or later.
+    pub(super) fn is_unwritten(&self) -> bool {
+        !self.in_flight && !self.unfenced && matches!(self.stage, Stage::Withdraw { version: None })
+    }
+
+    /// When something is to be done about it; `None` if nothing is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let idle = self.in_flight || self.stands_somehow();
+        (!idle).then(|| self.retry_at.unwrap_or(self.since))
+    }
+
     /// It stands, and what was granted lasts until `deadline`.
-    pub(super) fn stands(&mut self, version: Version, own: bool, deadline: Deadline) {
-        self.stage = Stage::Held { version, own };
+    pub(super) fn stands(&mut self, stage: Stage, deadline: Deadline) {
+        self.stage = stage;
         (self.registered, self.unsure) = (true, false);
+        self.succeeded();
         self.publish(RegistrationState::Live, Some(deadline), None);
+    }
+
+    /// The last call led somewhere: the next one need not wait.
+    pub(super) fn succeeded(&mut self) {
+        self.backoff.reset();
+        self.retry_at = None;
     }
 
     /// It is to be removed; what is known of it decides how.
     pub(super) fn withdraw(&mut self) {
         let version = match &self.stage {
-            Stage::Held { version, own: true } => Some(version.clone()),
+            Stage::Own(version) => Some(version.clone()),
             Stage::Withdraw { version } => version.clone(),
-            Stage::Held { own: false, .. } | Stage::Create { .. } => None,
+            Stage::Shared | Stage::Create { .. } => None,
         };
-        // A record found by another's hand needs no removal, and an unwritten one none either.
         self.unfenced |= self.unsure;
         self.stage = Stage::Withdraw { version };
+        self.retry_at = None;
     }
 
     /// The backend said that it is gone: write it again.
     pub(super) fn lost(&mut self, cause: &DiscoveryError) {
         self.stage = Stage::Create { over: None };
-        if self.registered {
-            self.publish(RegistrationState::Lost, None, Some(cause.clone()));
+        self.publish(RegistrationState::Lost, None, Some(cause.clone()));
+    }
+
+    /// A call about it failed. `false` if it was never registered and has failed for good.
+    pub(super) fn failed(&mut self, error: &DiscoveryError, cap: Duration) -> bool {
+        self.retry_at = Some(Instant::now() + self.backoff.next(error, cap));
+        if self.is_withdrawn() {
+            return true;
         }
+        if self.registered {
+            self.lost(error);
+            return true;
+        }
+        let hopeless = error.retry() == Retry::Never && error.kind() != ErrorKind::LeaseLost;
+        !hopeless && self.since.elapsed() < REGISTER_BUDGET
     }
 
     /// A renewal went unanswered.
