@@ -430,7 +430,10 @@ impl Keeper {
             (Standing::Own(version) | Standing::Same(version), _) => {
                 row.stage = Stage::Create { over: Some(version) };
                 row.unsure = false;
-                row.succeeded();
+                if !row.takes_over() {
+                    let context = "the record there cannot be taken over, although it is the same peer's";
+                    self.failed(writer, &DiscoveryError::new(ErrorKind::Unavailable, context));
+                }
             }
             (Standing::Other(error), _) if row.registered => {
                 let context = format!("the place was taken: {}", error.context());

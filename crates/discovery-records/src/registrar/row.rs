@@ -16,6 +16,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Judge, REGISTER_BUDGET, RegistrarConfig, backoff::Backoff};
 
+/// Takeovers that are tried without waiting in between.
+const TAKEOVERS: u32 = 4;
+
 /// What is to be done about a registration.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
@@ -57,6 +60,8 @@ pub(super) struct Row {
     pub(super) unsure: bool,
     /// Whether any write ever went unanswered: it may still arrive, so removing needs a fence.
     pub(super) unfenced: bool,
+    /// How often a record that stands there was to be taken over, in a row.
+    takeovers: u32,
     backoff: Backoff,
     retry_at: Option<Instant>,
 }
@@ -83,6 +88,7 @@ impl Row {
             in_flight: false,
             unsure: false,
             unfenced: false,
+            takeovers: 0,
             backoff: Backoff::default(),
             retry_at: None,
         }
@@ -179,9 +185,20 @@ impl Row {
     /// It stands, and what was granted lasts until `deadline`.
     pub(super) fn stands(&mut self, stage: Stage, deadline: Deadline) {
         self.stage = stage;
-        (self.registered, self.unsure) = (true, false);
+        (self.registered, self.unsure, self.takeovers) = (true, false, 0);
         self.succeeded();
         self.publish(RegistrationState::Live, Some(deadline), None);
+    }
+
+    /// A record that stands there is to be taken over, at once; `false` if that was tried too
+    /// often in a row, so that the next time has to wait.
+    pub(super) fn takes_over(&mut self) -> bool {
+        self.takeovers += 1;
+        let at_once = !self.takeovers.is_multiple_of(TAKEOVERS);
+        if at_once {
+            self.retry_at = None;
+        }
+        at_once
     }
 
     /// The last call led somewhere: the next one need not wait.
