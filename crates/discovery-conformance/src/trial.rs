@@ -99,6 +99,22 @@ impl Ctx {
         self.ttl() + self.bounds().expiry_slack + GRACE
     }
 
+    /// Longer than anything waits between two attempts; on a real clock as long as is bearable.
+    pub(crate) fn long_outage(&self) -> Duration {
+        match self.harness.timing() {
+            Timing::Virtual => Duration::from_secs(600),
+            Timing::Real => self.ttl() * 2,
+        }
+    }
+
+    /// A TTL whose third is much more than 2 s; on a real clock as long as is bearable.
+    pub(crate) fn long_ttl(&self) -> Duration {
+        match self.harness.timing() {
+            Timing::Virtual => Duration::from_secs(60),
+            Timing::Real => self.ttl() * 2,
+        }
+    }
+
     pub(crate) fn how(&self) -> Connect {
         Connect {
             cluster: self.cluster.clone(),
