@@ -17,7 +17,10 @@ use discovery_core::{
         Held, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session, Write, Written,
     },
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 /// What happens to calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum Mode {
     Stall,
     /// The caller itself stands still: they wait for as long as the mode lasts.
     Freeze,
+    /// They are refused: whoever asks is not known, as while credentials are changed.
+    Deny,
 }
 
 /// Lets calls through to another store, or not; counts them, and notes what was sent.
@@ -39,9 +44,11 @@ pub struct Faulty {
     mode: watch::Sender<Mode>,
     lose_answers: AtomicU32,
     hold_writes: AtomicU32,
+    late_answers: Mutex<Duration>,
     sent: Mutex<Sent>,
     opens: AtomicU64,
     renewals: AtomicU64,
+    writes: AtomicU64,
     reads: AtomicU64,
     calls: AtomicU64,
 }
@@ -63,9 +70,11 @@ impl Faulty {
             mode: watch::Sender::new(Mode::Pass),
             lose_answers: AtomicU32::new(0),
             hold_writes: AtomicU32::new(0),
+            late_answers: Mutex::default(),
             sent: Mutex::default(),
             opens: AtomicU64::new(0),
             renewals: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             calls: AtomicU64::new(0),
         }
@@ -85,6 +94,17 @@ impl Faulty {
     /// their way; see [`deliver_late`](Self::deliver_late).
     pub fn hold_writes(&self, count: u32) {
         self.hold_writes.store(count, Ordering::Relaxed);
+    }
+
+    /// Sessions are opened and renewed at once, but the answer takes this long to come back.
+    pub fn late_answers(&self, by: Duration) {
+        *self.late_answers.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
+    /// How many write calls are kept back.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        self.sent().held_back.len()
     }
 
     /// Delivers what was kept back; how many writes happened.
@@ -125,6 +145,12 @@ impl Faulty {
         self.renewals.load(Ordering::Relaxed)
     }
 
+    /// How many records went to the store to be written.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
     /// How many `get` calls were made.
     #[must_use]
     pub fn reads(&self) -> u64 {
@@ -141,6 +167,13 @@ impl Faulty {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn answer(&self) {
+        let by = *self.late_answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !by.is_zero() {
+            sleep(by).await;
+        }
+    }
+
     async fn pass(&self) -> Result<(), DiscoveryError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let mut mode = self.mode.subscribe();
@@ -152,6 +185,12 @@ impl Faulty {
                     return Err(DiscoveryError::new(
                         ErrorKind::Unavailable,
                         "the connection was refused",
+                    ));
+                }
+                Mode::Deny => {
+                    return Err(DiscoveryError::new(
+                        ErrorKind::PermissionDenied,
+                        "these credentials are not known",
                     ));
                 }
                 Mode::Stall => timeout(CALL_DEADLINE, mode.changed())
@@ -196,6 +235,7 @@ impl RecordStore for Faulty {
         self.opens.fetch_add(1, Ordering::Relaxed);
         let session = self.inner.open(ttl).await?;
         self.sent().sessions.push(session.clone());
+        self.answer().await;
         Ok(session)
     }
 
@@ -207,6 +247,7 @@ impl RecordStore for Faulty {
             self.sent().held_back.push((session.clone(), items.to_vec()));
             return items.iter().map(|_| Err(lost())).collect();
         }
+        self.writes.fetch_add(items.len() as u64, Ordering::Relaxed);
         let answers = self.inner.write(session, items).await;
         if take_one(&self.lose_answers) {
             return items.iter().map(|_| Err(lost())).collect();
@@ -218,7 +259,9 @@ impl RecordStore for Faulty {
         self.pass().await?;
         self.renewals.fetch_add(1, Ordering::Relaxed);
         self.sent().renewal = Some((session.clone(), held.to_vec()));
-        self.inner.renew(session, held).await
+        let renewed = self.inner.renew(session, held).await;
+        self.answer().await;
+        renewed
     }
 
     async fn remove(&self, session: &Session, removal: &Removal) -> Result<Removed, DiscoveryError> {

@@ -99,6 +99,22 @@ impl Ctx {
         self.ttl() + self.bounds().expiry_slack + GRACE
     }
 
+    /// Longer than anything waits between two attempts; on a real clock as long as is bearable.
+    pub(crate) fn long_outage(&self) -> Duration {
+        match self.harness.timing() {
+            Timing::Virtual => Duration::from_secs(600),
+            Timing::Real => self.ttl() * 2,
+        }
+    }
+
+    /// A TTL whose third is much more than 2 s; on a real clock as long as is bearable.
+    pub(crate) fn long_ttl(&self) -> Duration {
+        match self.harness.timing() {
+            Timing::Virtual => Duration::from_secs(60),
+            Timing::Real => self.ttl() * 2,
+        }
+    }
+
     pub(crate) fn how(&self) -> Connect {
         Connect {
             cluster: self.cluster.clone(),
@@ -125,9 +141,23 @@ impl Ctx {
 
     /// A system over the backend's store with faults on demand in between.
     pub(crate) async fn faulty(&self) -> (Arc<Faulty>, Arc<dyn DiscoverySystem>) {
+        self.faulty_with(&self.how()).await
+    }
+
+    /// The same, connected in another way.
+    pub(crate) async fn faulty_with(&self, how: &Connect) -> (Arc<Faulty>, Arc<dyn DiscoverySystem>) {
         let faulty = Arc::new(Faulty::new(self.store().await));
-        let system = system_over(faulty.clone(), &self.capabilities(), &self.how());
+        let system = system_over(faulty.clone(), &self.capabilities(), how);
         (faulty, system)
+    }
+
+    /// A TTL after which no trial waits: what goes within it does not go by expiring, and not
+    /// by a renewal either.
+    pub(crate) fn how_for_long(&self) -> Connect {
+        Connect {
+            ttl: Duration::from_secs(600).max(self.ttl()),
+            ..self.how()
+        }
     }
 
     pub(crate) async fn member(&self, peer: &PeerInfo) -> Box<dyn Member> {
@@ -280,6 +310,45 @@ pub(crate) fn peer() -> PeerInfo {
         InstanceId::new_v4(),
         WorkerAddress::from_bytes("tcp://127.0.0.1:5555"),
     )
+}
+
+/// Peers that nobody else is, each with a body for its key that no release may take for it:
+/// no envelope, of another version or kind, or contradicting itself or its key.
+pub(crate) fn unreadable() -> Vec<(PeerInfo, Vec<u8>)> {
+    let bodies: [&[u8]; 6] = [
+        b"",
+        b"not json",
+        b"{}",
+        b"\xff\xfe",
+        br#"{"v":2,"kind":"peer","data":{}}"#,
+        &encode(&peer()).expect("a valid peer"),
+    ];
+    let mut all: Vec<_> = bodies.map(|body| (peer(), body.to_vec())).into();
+    // Whole but for one thing.
+    let changes = [
+        ("\"v\":1", "\"v\":2"),
+        ("\"kind\":\"peer\"", "\"kind\":\"shard\""),
+        (":5555", ":5556"),
+        ("\"address\":", "\"address_base64\":\"eA==\",\"address\":"),
+        ("\"instance_id\":\"", "\"instance_id\":\"x"),
+    ];
+    for (from, to) in changes {
+        let peer = peer();
+        let body = String::from_utf8(encode(&peer).expect("a valid peer").to_vec()).expect("JSON");
+        assert!(body.contains(from), "{body} has no {from}");
+        all.push((peer, body.replace(from, to).into_bytes()));
+    }
+    // An address that nobody could have registered.
+    for address in [vec![], vec![b'x'; 4_097]] {
+        let (peer, address) = (peer(), WorkerAddress::from_bytes(address));
+        let body = format!(
+            r#"{{"v":1,"kind":"peer","data":{{"instance_id":"{}","address":"{address}","checksum":"{:016x}"}}}}"#,
+            peer.instance_id(),
+            address.checksum()
+        );
+        all.push((peer, body.into_bytes()));
+    }
+    all
 }
 
 /// One of the two instances that share a worker id, at this address.

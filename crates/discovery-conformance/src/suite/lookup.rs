@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::pin,
+    slice::from_ref,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -11,13 +12,13 @@ use std::{
 use discovery_core::{
     Cluster, ErrorKind, InstanceId, PeerInfo, WorkerAddress, limit::CALL_DEADLINE, peer::PeerDiscovery,
 };
-use discovery_records::peer::{encode, peers_prefix};
+use discovery_records::peer::peers_prefix;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    Fault,
-    trial::{Ctx, colliding, peer, peers_of, register, trials},
+    Fault, Mode, journal,
+    trial::{Ctx, colliding, peer, peers_of, register, trials, unreadable},
 };
 
 trials! { "lookup":
@@ -27,7 +28,9 @@ trials! { "lookup":
     "L3" another_instance_under_the_worker_id_is_not_found [];
     "L4" clusters_are_isolated_exactly [Register];
     "L5" a_lookup_may_be_dropped_at_every_await [Register];
+    "L5" lookups_that_were_dropped_while_they_waited_leave_nothing_behind [Register];
     "L6" a_thousand_lookups_at_once_are_answered [Register];
+    "L6" a_lookup_that_waits_holds_up_no_other [];
     "L7" a_batch_answers_every_id_with_one_call [Register];
 }
 
@@ -61,7 +64,9 @@ async fn a_backend_that_cannot_be_asked_is_never_not_found(ctx: Ctx) {
             let many = peers
                 .discover_many(&[unknown.worker_id(), unknown.worker_id()])
                 .await;
+            let by_instance = peers.discover_by_instance_id(unknown.instance_id()).await;
             let mut errors = vec![by_worker.expect_err("nobody answers")];
+            errors.push(by_instance.expect_err("nobody answers"));
             errors.extend(many.into_iter().map(|answer| answer.expect_err("nobody answers")));
             errors.push(
                 peers
@@ -73,7 +78,7 @@ async fn a_backend_that_cannot_be_asked_is_never_not_found(ctx: Ctx) {
             );
             errors
         };
-        let errors = timeout(CALL_DEADLINE * 3 + Duration::from_secs(2), lookups)
+        let errors = timeout(CALL_DEADLINE * 4 + Duration::from_secs(2), lookups)
             .await
             .expect("bounded");
         for error in errors {
@@ -93,21 +98,12 @@ async fn a_backend_that_cannot_be_asked_is_never_not_found(ctx: Ctx) {
 }
 
 async fn what_cannot_be_read_is_malformed_and_skipped_in_lists(ctx: Ctx) {
-    let elsewhere = encode(&self::peer()).expect("a valid peer");
-    let bodies: [&[u8]; 6] = [
-        b"",
-        b"not json",
-        b"{}",
-        b"\xff\xfe",
-        br#"{"v":2,"kind":"peer","data":{}}"#,
-        &elsewhere,
-    ];
+    let bodies = unreadable();
     let good = peer();
     let _planted_good = ctx.plant_peer(&good).await;
     let peers = ctx.peers().await;
-    for body in bodies {
-        let peer = peer();
-        let _planted = ctx.plant(&ctx.key(&peer), body.to_vec()).await;
+    for (peer, body) in bodies.clone() {
+        let _planted = ctx.plant(&ctx.key(&peer), body).await;
         let by_worker = peers
             .discover_by_worker_id(peer.worker_id())
             .await
@@ -121,6 +117,14 @@ async fn what_cannot_be_read_is_malformed_and_skipped_in_lists(ctx: Ctx) {
     }
     let listed = peers.watch().expect("a list").list_peers().await.expect("listed");
     assert_eq!(listed, [good]);
+    let skipped = format!("{}", bodies.len());
+    let counted = journal::entries(|entry| {
+        entry
+            .get("cluster")
+            .is_some_and(|cluster| cluster == ctx.cluster.as_str())
+            && entry.get("skipped") == Some(&skipped)
+    });
+    assert_eq!(counted.len(), 1, "what was skipped was not counted");
     let listing = ctx
         .store()
         .await
@@ -156,8 +160,32 @@ async fn another_instance_under_the_worker_id_is_not_found(ctx: Ctx) {
 }
 
 async fn clusters_are_isolated_exactly(ctx: Ctx) {
+    // As long as can be, and different at the end only.
+    let long = ["x", "y"].map(|end| "l".repeat(127) + end);
     let names = [
-        "a", "ab", "a-b", "a.b", "a%2Fb", "A", "a b", "grün", "日本", "*", ">", "a\\b", "...", "a?b#c",
+        "a",
+        "ab",
+        "a-b",
+        "a.b",
+        "a%2Fb",
+        "a%2Fpeers",
+        "%61",
+        "A",
+        "a b",
+        " a",
+        "a ",
+        "grün",
+        "grn",
+        "GRÜN",
+        "gru\u{308}n",
+        "日本",
+        "*",
+        ">",
+        "a\\b",
+        "...",
+        "a?b#c",
+        &long[0],
+        &long[1],
     ];
     let id = InstanceId::new_v4();
     let mut all = Vec::new();
@@ -222,6 +250,39 @@ async fn a_lookup_may_be_dropped_at_every_await(ctx: Ctx) {
     assert!(all.iter().all(Result::is_ok));
 }
 
+async fn lookups_that_were_dropped_while_they_waited_leave_nothing_behind(ctx: Ctx) {
+    let ((faulty, system), peer) = (ctx.faulty().await, peer());
+    let _planted = ctx.plant_peer(&peer).await;
+    let peers = peers_of(&*system);
+    faulty.set(Mode::Freeze);
+    for polls in 0..600 {
+        let polls = 1 + polls % 3;
+        let finished = [
+            dropped_after(polls, peers.discover_by_worker_id(peer.worker_id())).await,
+            dropped_after(polls, peers.discover_by_instance_id(peer.instance_id())).await,
+            dropped_after(polls, peers.discover_many(&[peer.worker_id(); 3])).await,
+            dropped_after(polls, peers.watch().expect("a list").list_peers()).await,
+        ];
+        assert!(!finished.contains(&true), "nobody answered");
+    }
+    faulty.set(Mode::Pass);
+    let lookups = async {
+        let found = [
+            peers.discover_by_worker_id(peer.worker_id()).await,
+            peers.discover_by_instance_id(peer.instance_id()).await,
+            peers.discover_many(&[peer.worker_id()]).await.remove(0),
+        ];
+        for found in found {
+            assert_eq!(found.expect("found"), peer);
+        }
+        let listed = peers.watch().expect("a list").list_peers().await;
+        assert_eq!(listed.expect("listed"), from_ref(&peer));
+    };
+    timeout(CALL_DEADLINE * 2, lookups)
+        .await
+        .expect("nothing is stuck");
+}
+
 /// Polls a future at most so many times, then drops it; whether it had finished.
 async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
     let mut future = pin!(future);
@@ -257,6 +318,31 @@ async fn a_thousand_lookups_at_once_are_answered(ctx: Ctx) {
     if let (Some(before), Some(after)) = (before, ctx.backend.connections()) {
         assert!(after <= before + 64, "{after} connections, {before} before");
     }
+}
+
+async fn a_lookup_that_waits_holds_up_no_other(ctx: Ctx) {
+    let (faulty, system) = ctx.faulty().await;
+    let (peers, unknown) = (peers_of(&*system), peer());
+    faulty.set(Mode::Stall);
+    let lookups = (0..300).map(|at| {
+        let (peers, unknown) = (peers.clone(), unknown.clone());
+        async move {
+            match at % 3 {
+                0 => peers.discover_by_worker_id(unknown.worker_id()).await,
+                1 => peers.discover_by_instance_id(unknown.instance_id()).await,
+                _ => peers.discover_many(&[unknown.worker_id()]).await.remove(0),
+            }
+        }
+    });
+    // They wait side by side, not one after the other.
+    let answers = timeout(CALL_DEADLINE * 2, join_all(lookups))
+        .await
+        .expect("in time");
+    for answer in answers {
+        let error = answer.expect_err("nobody answered");
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    }
+    assert_eq!(faulty.calls(), 300);
 }
 
 async fn a_batch_answers_every_id_with_one_call(ctx: Ctx) {

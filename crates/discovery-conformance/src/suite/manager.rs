@@ -1,6 +1,12 @@
 //! The manager over the backend's systems: M1 to M4, M6 to M8, M11, M13.
 
-use std::{slice::from_ref, sync::Arc, time::Duration};
+use std::{
+    panic::{self, AssertUnwindSafe},
+    slice::from_ref,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use discovery_core::{
     ErrorKind, PeerInfo,
@@ -12,18 +18,21 @@ use tokio::time::{Instant, sleep, timeout};
 use super::scripted::{Act, Scripted};
 use crate::{
     Fault,
-    trial::{Ctx, colliding, eventually, is_absent, peer, register, trials},
+    trial::{Ctx, colliding, eventually, is_absent, peer, peers_of, register, trials},
 };
 
 trials! { "manager":
     "M1" construction_registers_in_every_source [Register];
     "M1" a_source_that_refuses_rolls_the_others_back_and_is_named [Register];
     "M2" ten_thousand_lookups_of_a_missing_key_are_one_call [];
+    "M2" lookups_of_distinct_keys_reach_a_source_a_bounded_number_at_once [];
     "M3" cancelling_the_first_caller_affects_no_other [];
     "M3" a_late_caller_inherits_no_old_deadline [];
     "M4" errors_are_not_kept_and_not_found_only_briefly [];
+    "M4" what_only_some_sources_could_say_is_not_kept [];
     "M6" not_found_means_that_every_source_said_so [];
     "M7" a_wrong_answer_is_dropped_counted_and_a_failure [];
+    "M7" a_wrong_answer_in_a_batch_is_dropped_counted_and_a_failure [];
     "M8" entries_expire [];
     "M8" a_reported_peer_leaves_at_once [];
     "M8" a_full_manager_admits_newcomers [];
@@ -31,7 +40,9 @@ trials! { "manager":
     "M11" shutdown_unregisters_everywhere_and_closes [Register];
     "M11" shutdown_ends_within_its_deadline_when_nobody_answers [Register];
     "M11" dropping_the_manager_unregisters [Register];
+    "M11" dropping_the_manager_outside_a_runtime_or_in_a_panic_is_harmless [Register] real_time;
     "M13" no_answer_begun_before_a_report_is_given_or_kept_after_it [];
+    "M13" what_was_kept_before_a_report_is_asked_for_again [];
 }
 
 const FRESH: Duration = Duration::from_secs(2);
@@ -131,6 +142,27 @@ async fn ten_thousand_lookups_of_a_missing_key_are_one_call(ctx: Ctx) {
     assert_eq!((sources[0].calls(), sources[1].calls()), (1, 1));
 }
 
+async fn lookups_of_distinct_keys_reach_a_source_a_bounded_number_at_once(ctx: Ctx) {
+    let [source] = sources(&ctx).await;
+    source.act(Act::NotFound);
+    source.delay(Duration::from_millis(5));
+    let builder = PeerDiscoveryManager::builder().source(source.clone());
+    let manager = builder.source_deadline(Duration::from_secs(60)).build().await;
+    let manager = Arc::new(manager.expect("a manager"));
+    let lookups = (0..10_000).map(|_| {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.discover_by_worker_id(peer().worker_id()).await })
+    });
+    let lookups: Vec<_> = lookups.collect();
+    for outcome in join_all(lookups).await {
+        let error = outcome.expect("no panic").expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    assert_eq!(source.calls(), 10_000);
+    let most = source.most_at_once();
+    assert!((2..=1_000).contains(&most), "{most} calls at once");
+}
+
 async fn cancelling_the_first_caller_affects_no_other(ctx: Ctx) {
     let [source] = sources(&ctx).await;
     let manager = Arc::new(manager(None, from_ref(&source)).await);
@@ -189,12 +221,24 @@ async fn errors_are_not_kept_and_not_found_only_briefly(ctx: Ctx) {
     let manager = manager(None, from_ref(&source)).await;
     let asked = peer();
     let id = asked.worker_id();
-    source.act(Act::Fail(ErrorKind::Unavailable));
-    for call in 1..=3 {
-        let error = manager.discover_by_worker_id(id).await.expect_err("as scripted");
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert_eq!(source.calls(), call, "an error was kept");
+    let kinds = [
+        ErrorKind::Unavailable,
+        ErrorKind::Timeout,
+        ErrorKind::RateLimited,
+        ErrorKind::PermissionDenied,
+        ErrorKind::Malformed,
+        ErrorKind::Unexpected,
+    ];
+    for kind in kinds {
+        source.act(Act::Fail(kind));
+        for _ in 0..2 {
+            let before = source.calls();
+            let error = manager.discover_by_worker_id(id).await.expect_err("as scripted");
+            assert_eq!(error.kind(), kind, "{error}");
+            assert_eq!(source.calls(), before + 1, "an error was kept");
+        }
     }
+    let before = source.calls();
     source.act(Act::NotFound);
     for _ in 0..3 {
         assert_eq!(
@@ -206,7 +250,7 @@ async fn errors_are_not_kept_and_not_found_only_briefly(ctx: Ctx) {
             ErrorKind::NotFound
         );
     }
-    assert_eq!(source.calls(), 4, "not found is kept for a moment");
+    assert_eq!(source.calls(), before + 1, "not found is kept for a moment");
     source.act(Act::Give(asked.clone()));
     sleep(Duration::from_millis(1_100)).await;
     assert_eq!(
@@ -216,6 +260,25 @@ async fn errors_are_not_kept_and_not_found_only_briefly(ctx: Ctx) {
             .expect("no longer than a second"),
         asked
     );
+}
+
+async fn what_only_some_sources_could_say_is_not_kept(ctx: Ctx) {
+    let sources: [_; 2] = sources(&ctx).await;
+    let manager = manager(None, &sources).await;
+    let asked = peer();
+    sources[0].act(Act::NotFound);
+    sources[1].act(Act::Fail(ErrorKind::Unavailable));
+    for call in 1..=3 {
+        let error = manager
+            .discover_by_worker_id(asked.worker_id())
+            .await
+            .expect_err("as scripted");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(sources[1].calls(), call, "an error was kept");
+    }
+    sources[1].act(Act::Give(asked.clone()));
+    let found = manager.discover_by_worker_id(asked.worker_id()).await;
+    assert_eq!(found.expect("now that it answers"), asked);
 }
 
 async fn not_found_means_that_every_source_said_so(ctx: Ctx) {
@@ -314,6 +377,50 @@ async fn a_wrong_answer_is_dropped_counted_and_a_failure(ctx: Ctx) {
             .expect("the second one"),
         two
     );
+    sources[0].act(Act::Hang);
+    sources[1].act(Act::Hang);
+    for peer in [&one, &two] {
+        let located = manager.locate_by_instance_id(peer.instance_id()).await;
+        assert!(
+            located.as_ref().is_ok_and(|found| found.peer == *peer) || located.is_err(),
+            "{located:?} for {peer:?}"
+        );
+    }
+}
+
+async fn a_wrong_answer_in_a_batch_is_dropped_counted_and_a_failure(ctx: Ctx) {
+    let sources: [_; 2] = sources(&ctx).await;
+    let manager = manager(None, &sources).await;
+    let (known, wrong) = (peer(), peer());
+    let ids = [peer().worker_id(), known.worker_id()];
+    sources[0].act(Act::Give(known.clone()));
+    sources[1].act(Act::NotFound);
+    let mut answers = manager.discover_many(&ids).await;
+    assert_eq!(answers.pop().expect("two answers").expect("it fits"), known);
+    let error = answers.pop().expect("two answers").expect_err("nobody knows it");
+    assert_ne!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("source-0"), "{error}");
+    let wrong_answers: Vec<_> = manager
+        .wrong_answers()
+        .into_iter()
+        .map(|(_, count)| count)
+        .collect();
+    assert_eq!(wrong_answers, [1, 0]);
+    // Of the second source, too.
+    sources[0].act(Act::NotFound);
+    sources[1].act(Act::Give(wrong));
+    let error = manager
+        .discover_by_worker_id(peer().worker_id())
+        .await
+        .expect_err("nobody knows it");
+    assert_ne!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("source-1"), "{error}");
+    let wrong_answers: Vec<_> = manager
+        .wrong_answers()
+        .into_iter()
+        .map(|(_, count)| count)
+        .collect();
+    assert_eq!(wrong_answers, [1, 1]);
 }
 
 async fn entries_expire(ctx: Ctx) {
@@ -331,6 +438,8 @@ async fn entries_expire(ctx: Ctx) {
     assert_eq!(manager.discover_by_worker_id(id).await.expect("still fresh"), old);
     assert_eq!(source.calls(), 1);
     sleep(FRESH / 2 + Duration::from_millis(200)).await;
+    let located = manager.locate_by_worker_id(id).await.expect("asked again");
+    assert_eq!(located.peer, new);
     assert_eq!(manager.discover_by_worker_id(id).await.expect("asked again"), new);
 }
 
@@ -380,8 +489,10 @@ async fn a_full_manager_admits_newcomers(ctx: Ctx) {
         .build()
         .await
         .expect("a manager");
+    let mut all = Vec::new();
     for _ in 0..200 {
         let newcomer = peer();
+        all.push(newcomer.worker_id());
         source.act(Act::Give(newcomer.clone()));
         assert_eq!(
             manager
@@ -399,8 +510,11 @@ async fn a_full_manager_admits_newcomers(ctx: Ctx) {
             newcomer
         );
     }
-    // Of 200, at most 10 are kept.
     assert_eq!(source.calls(), 200);
+    source.act(Act::NotFound);
+    let answers = join_all(all.iter().map(|id| manager.discover_by_worker_id(*id))).await;
+    let kept = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!((1..=10).contains(&kept), "{kept} of 200 are kept, 10 fit");
 }
 
 async fn the_local_peer_stays_until_superseded(ctx: Ctx) {
@@ -420,9 +534,18 @@ async fn the_local_peer_stays_until_superseded(ctx: Ctx) {
         local
     );
     assert_eq!(source.calls(), 0);
+    let registration = manager.registrations().remove(0);
+    ctx.fault(Fault::Stall).await;
+    eventually(ctx.expiry() + ctx.recovery(), || async {
+        registration.state() == RegistrationState::Suspect
+    })
+    .await;
+    let found = manager.discover_by_worker_id(local.worker_id()).await;
+    assert_eq!(found.expect("itself, whatever the backend does"), local);
+    ctx.fault(Fault::Heal).await;
+    ctx.found_within(ctx.recovery(), &local).await;
     ctx.delete(&local).await;
     let _planted = ctx.plant_peer(&successor).await;
-    let registration = manager.registrations().remove(0);
     eventually(ctx.recovery(), || async {
         registration.state() == RegistrationState::Superseded
     })
@@ -442,10 +565,13 @@ async fn the_local_peer_stays_until_superseded(ctx: Ctx) {
 }
 
 async fn shutdown_unregisters_everywhere_and_closes(ctx: Ctx) {
-    let local = peer();
+    let (local, remote) = (peer(), peer());
     let sources: [_; 2] = sources(&ctx).await;
     let manager = manager(local.clone(), &sources).await;
     ctx.found_within(ctx.propagation(), &local).await;
+    sources[0].act(Act::Give(remote.clone()));
+    let found = manager.discover_by_worker_id(remote.worker_id()).await;
+    assert_eq!(found.expect("found"), remote);
     for _ in 0..2 {
         manager.shutdown(Duration::from_secs(5)).await.expect("shut down");
     }
@@ -457,6 +583,18 @@ async fn shutdown_unregisters_everywhere_and_closes(ctx: Ctx) {
             .expect_err("closed"),
         manager
             .discover_by_instance_id(peer().instance_id())
+            .await
+            .expect_err("closed"),
+        manager
+            .discover_by_worker_id(remote.worker_id())
+            .await
+            .expect_err("closed, although it is known"),
+        manager
+            .locate_by_worker_id(remote.worker_id())
+            .await
+            .expect_err("closed, although it is known"),
+        manager
+            .locate_by_instance_id(local.instance_id())
             .await
             .expect_err("closed"),
         manager
@@ -509,57 +647,171 @@ async fn dropping_the_manager_unregisters(ctx: Ctx) {
     drop(again);
 }
 
-/// Every order of two answers and a report, with every pair of answers.
+async fn dropping_the_manager_outside_a_runtime_or_in_a_panic_is_harmless(ctx: Ctx) {
+    let (backend, how) = (ctx.backend.clone(), ctx.how());
+    let dropping = thread::Builder::new()
+        .name("trial M11".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build();
+            let runtime = runtime.expect("a runtime");
+            let local = peer();
+            let make = || {
+                runtime.block_on(async {
+                    let system = backend.connect(&how).await.expect("connected");
+                    let manager = PeerDiscoveryManager::new(local.clone(), [peers_of(&*system)]).await;
+                    manager.expect("a manager")
+                })
+            };
+            drop(make());
+            let in_panic = make();
+            let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
+                let _held = in_panic;
+                panic!("as planned");
+            }));
+            assert!(panicked.is_err());
+            let unheard = make();
+            runtime.block_on(backend.fault(Fault::Stall));
+            let begun = Instant::now();
+            drop(unheard);
+            assert!(
+                begun.elapsed() < Duration::from_secs(1),
+                "blocked by a silent backend"
+            );
+            runtime.block_on(backend.fault(Fault::Heal));
+            let last = make();
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            drop(last);
+            local
+        });
+    let local = tokio::task::spawn_blocking(|| dropping.expect("a thread").join())
+        .await
+        .expect("joined")
+        .expect("no panic but the planned one");
+    ctx.gone_within(ctx.expiry() + ctx.ttl(), &local).await;
+}
+
+/// Every order of two answers and a report, with every pair of answers, for either question.
 async fn no_answer_begun_before_a_report_is_given_or_kept_after_it(ctx: Ctx) {
     let (old, new) = (
         colliding(0, "tcp://127.0.0.1:1"),
         colliding(1, "tcp://127.0.0.1:2"),
     );
+    let firsts = [Act::Give(old.clone()), Act::NotFound];
     let seconds = [
         Act::Give(new.clone()),
         Act::NotFound,
         Act::Fail(ErrorKind::Unavailable),
     ];
-    for second in seconds {
-        for old_lands_first in [true, false] {
-            let [source] = sources(&ctx).await;
-            let manager = Arc::new(manager(None, from_ref(&source)).await);
-            let lookup = || {
-                let (manager, id) = (manager.clone(), old.worker_id());
-                tokio::spawn(async move { manager.discover_by_worker_id(id).await })
-            };
-            let (first_gate, second_gate) = (source.gate(), source.gate());
-            let before = lookup();
-            eventually(SOURCE_DEADLINE / 2, || async { source.calls() == 1 }).await;
-            manager.report_unreachable(old.instance_id());
-            let after = lookup();
-            eventually(SOURCE_DEADLINE / 2, || async { source.calls() == 2 }).await;
-            let mut gates = [
-                (first_gate, Act::Give(old.clone())),
-                (second_gate, second.clone()),
-            ];
-            if !old_lands_first {
-                gates.reverse();
+    for first in &firsts {
+        for second in &seconds {
+            for old_lands_first in [true, false] {
+                for by_instance in [false, true] {
+                    answers_around_a_report(&ctx, &old, first, second, old_lands_first, by_instance).await;
+                }
             }
-            for (gate, act) in gates {
-                gate.send(act).expect("the call waits");
-                sleep(Duration::from_millis(20)).await;
-            }
-            assert_eq!(before.await.expect("no panic").expect("its own answer"), old);
-            let given = after.await.expect("no panic");
-            assert_ne!(
-                given.as_ref().ok(),
-                Some(&old),
-                "an old answer was given after the report"
-            );
-            source.act(second.clone());
-            let kept = manager.discover_by_worker_id(old.worker_id()).await;
-            assert_ne!(
-                kept.as_ref().ok(),
-                Some(&old),
-                "an old answer was kept after the report"
-            );
-            assert_eq!(kept.is_ok(), matches!(second, Act::Give(_)), "{kept:?}");
         }
     }
+}
+
+async fn what_was_kept_before_a_report_is_asked_for_again(ctx: Ctx) {
+    let asked = peer();
+    for first in [Act::Give(asked.clone()), Act::NotFound] {
+        for by_instance in [false, true] {
+            let [source] = sources(&ctx).await;
+            let manager = manager(None, from_ref(&source)).await;
+            let lookup = || async {
+                match by_instance {
+                    true => manager.discover_by_instance_id(asked.instance_id()).await,
+                    false => manager.discover_by_worker_id(asked.worker_id()).await,
+                }
+            };
+            let found = matches!(first, Act::Give(_));
+            source.act(first.clone());
+            assert_eq!(lookup().await.is_ok(), found);
+            assert_eq!(lookup().await.is_ok(), found);
+            assert_eq!(source.calls(), 1, "{first:?} is kept");
+            source.act(match found {
+                true => Act::NotFound,
+                false => Act::Give(asked.clone()),
+            });
+            manager.report_unreachable(asked.instance_id());
+            assert_eq!(lookup().await.is_ok(), !found, "{first:?} outlived a report");
+            assert_eq!(source.calls(), 2);
+        }
+    }
+}
+
+async fn answers_around_a_report(
+    ctx: &Ctx,
+    old: &PeerInfo,
+    first: &Act,
+    second: &Act,
+    old_lands_first: bool,
+    by_instance: bool,
+) {
+    // The successor does not answer for the instance that was reported.
+    let second = match second {
+        Act::Give(_) if by_instance => &Act::Give(old.clone()),
+        second => second,
+    };
+    let [source] = sources(ctx).await;
+    let manager = Arc::new(manager(None, from_ref(&source)).await);
+    let lookup = || {
+        let (manager, old) = (manager.clone(), old.clone());
+        tokio::spawn(async move {
+            match by_instance {
+                true => manager.discover_by_instance_id(old.instance_id()).await,
+                false => manager.discover_by_worker_id(old.worker_id()).await,
+            }
+        })
+    };
+    let (first_gate, second_gate) = (source.gate(), source.gate());
+    let before = lookup();
+    eventually(SOURCE_DEADLINE / 2, || async { source.calls() == 1 }).await;
+    manager.report_unreachable(old.instance_id());
+    let after = lookup();
+    eventually(SOURCE_DEADLINE / 2, || async { source.calls() == 2 }).await;
+    let mut gates = [(first_gate, first.clone()), (second_gate, second.clone())];
+    if !old_lands_first {
+        gates.reverse();
+    }
+    let mut joined = None;
+    for (gate, act) in gates {
+        gate.send(act).expect("the call waits");
+        sleep(Duration::from_millis(20)).await;
+        // Who comes in between waits for what was asked after the report.
+        if old_lands_first && joined.is_none() {
+            joined = Some(lookup());
+            tokio::task::yield_now().await;
+        }
+    }
+    let case = format!("{first:?}, {second:?}, {old_lands_first}, {by_instance}");
+    let answer = |act: &Act| match act {
+        Act::Give(peer) => Ok(peer.clone()),
+        Act::Fail(kind) => Err(*kind),
+        _ => Err(ErrorKind::NotFound),
+    };
+    let given = before.await.expect("no panic").map_err(|error| error.kind());
+    assert_eq!(given, answer(first), "not its own answer: {case}");
+    let given = after.await.expect("no panic").map_err(|error| error.kind());
+    assert_eq!(
+        given,
+        answer(second),
+        "an old answer was given after the report: {case}"
+    );
+    if let Some(joined) = joined {
+        let given = joined.await.expect("no panic").map_err(|error| error.kind());
+        assert_eq!(given, answer(second), "{case}");
+        assert_eq!(source.calls(), 2, "a third call: {case}");
+    }
+    source.act(second.clone());
+    let kept = lookup().await.expect("no panic").map_err(|error| error.kind());
+    assert_eq!(
+        kept,
+        answer(second),
+        "an old answer was kept after the report: {case}"
+    );
 }

@@ -45,6 +45,17 @@ pub(crate) struct Scripted {
     delay: Mutex<Duration>,
     refuse_registration: Mutex<Option<ErrorKind>>,
     calls: AtomicU64,
+    under_way: AtomicU64,
+    most_at_once: AtomicU64,
+}
+
+/// A lookup under way.
+struct UnderWay<'a>(&'a AtomicU64);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Scripted {
@@ -57,6 +68,8 @@ impl Scripted {
             delay: Mutex::default(),
             refuse_registration: Mutex::default(),
             calls: AtomicU64::new(0),
+            under_way: AtomicU64::new(0),
+            most_at_once: AtomicU64::new(0),
         })
     }
 
@@ -87,8 +100,16 @@ impl Scripted {
         self.calls.load(Ordering::Relaxed)
     }
 
+    /// The most lookups that were under way at once.
+    pub(crate) fn most_at_once(&self) -> u64 {
+        self.most_at_once.load(Ordering::Relaxed)
+    }
+
     async fn next(&self) -> Act {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        let at_once = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        let _under_way = UnderWay(&self.under_way);
+        self.most_at_once.fetch_max(at_once, Ordering::Relaxed);
         let gate = self.gates.lock().expect("not poisoned").pop_front();
         let delay = *self.delay.lock().expect("not poisoned");
         if !delay.is_zero() {
@@ -148,7 +169,8 @@ impl PeerDiscovery for Scripted {
     ) -> Result<Registration, DiscoveryError> {
         let refused = *self.refuse_registration.lock().expect("not poisoned");
         match refused {
-            Some(kind) => Err(self.error(kind)),
+            // Not every source names itself.
+            Some(kind) => Err(DiscoveryError::new(kind, "as scripted")),
             None => self.real.register_instance(id, address).await,
         }
     }

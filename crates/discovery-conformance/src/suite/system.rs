@@ -2,23 +2,27 @@
 
 use std::{
     panic::{self, AssertUnwindSafe},
-    sync::Arc,
     thread,
     time::Duration,
 };
 
-use discovery_core::{Capability, ErrorKind, limit::CONNECT_DEADLINE};
+use discovery_core::{
+    Capability, ErrorKind, RegistrationState, Secret,
+    limit::{CALL_DEADLINE, CONNECT_DEADLINE},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     Fault, Mode,
-    trial::{Ctx, is_absent, peer, peers_of, register, trials},
+    journal::{self, Entry},
+    trial::{Ctx, is_absent, peer, peers_of, register, system_over, trials},
 };
 
 trials! { "system":
     "S1" a_system_vends_what_it_declares_and_nothing_else [];
     "S2" shutdown_unregisters_joins_and_may_be_called_again [Register];
     "S2" shutdown_ends_within_its_deadline_when_nobody_answers [Register];
+    "S2" no_task_goes_on_after_a_shutdown_that_nobody_confirmed [Register];
     "S3" dropping_outside_a_runtime_or_in_a_panic_is_harmless [Register] real_time;
     "S4" a_handle_outlives_its_system [Register];
     "S5" a_backend_that_is_down_at_start_is_reported_or_awaited [Register, ServerRestart];
@@ -33,6 +37,15 @@ async fn a_system_vends_what_it_declares_and_nothing_else(ctx: Ctx) {
     assert_eq!(peers.is_some(), ctx.capabilities().has(Capability::Register));
     let lists = peers.and_then(|peers| peers.watch()).is_some();
     assert_eq!(lists, ctx.capabilities().has(Capability::List));
+    if let Some(store) = system.records() {
+        // Not even over a store that could do it.
+        let less = ctx.capabilities().without(Capability::Register);
+        let system = system_over(store, &less, &ctx.how());
+        assert!(
+            system.peer_discovery().is_none(),
+            "vends what it does not declare"
+        );
+    }
 }
 
 async fn shutdown_unregisters_joins_and_may_be_called_again(ctx: Ctx) {
@@ -70,6 +83,24 @@ async fn shutdown_ends_within_its_deadline_when_nobody_answers(ctx: Ctx) {
     }
 }
 
+async fn no_task_goes_on_after_a_shutdown_that_nobody_confirmed(ctx: Ctx) {
+    let ((faulty, system), peer) = (ctx.faulty().await, peer());
+    let registration = register(&*system, &peer).await.expect("registered");
+    faulty.set(Mode::Stall);
+    let error = system
+        .shutdown(Duration::from_millis(500))
+        .await
+        .expect_err("nobody confirmed");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    let calls = faulty.calls();
+    // Long enough for a call that is under way to fail, and to be made again.
+    sleep(CALL_DEADLINE * 2).await;
+    faulty.set(Mode::Pass);
+    sleep(ctx.ttl() * 2).await;
+    assert_eq!(faulty.calls(), calls, "a task still works");
+    assert_ne!(registration.state(), RegistrationState::Live);
+}
+
 async fn dropping_outside_a_runtime_or_in_a_panic_is_harmless(ctx: Ctx) {
     for own_thread in [false, true] {
         let mut how = ctx.how();
@@ -96,6 +127,16 @@ async fn dropping_outside_a_runtime_or_in_a_panic_is_harmless(ctx: Ctx) {
                 panic!("as planned");
             }));
             assert!(panicked.is_err());
+            let unheard = make();
+            runtime.block_on(backend.fault(Fault::Stall));
+            let silent = Instant::now();
+            drop(unheard);
+            assert!(
+                silent.elapsed() < Duration::from_secs(1),
+                "blocked by a silent backend for {:?}",
+                silent.elapsed()
+            );
+            runtime.block_on(backend.fault(Fault::Heal));
             let (system, registration) = make();
             let unregistering = registration.observer();
             runtime.shutdown_timeout(Duration::from_millis(100));
@@ -171,6 +212,8 @@ async fn no_secret_is_shown(ctx: Ctx) {
     for text in texts {
         assert!(!text.contains(secret), "shown in {text:?}");
     }
+    let wrapped = Secret::new(secret);
+    assert!(!format!("{wrapped} {wrapped:?}").contains(secret));
     let (faulty, system) = ctx.faulty().await;
     let peer = peer();
     let registration = register(&*system, &peer).await.expect("registered");
@@ -184,16 +227,30 @@ async fn no_secret_is_shown(ctx: Ctx) {
         faulty.sessions()
     );
     // Whoever knows the id of a session can end it.
+    registration.unregister().await.expect_err("cut");
+    faulty.set(Mode::Pass);
+    system.shutdown(Duration::from_secs(5)).await.expect("shut down");
+    let logged: Vec<_> = journal::entries(|_| true)
+        .into_iter()
+        .flat_map(Entry::into_values)
+        .collect();
     for session in faulty.sessions().iter().filter(|session| session.id.len() >= 8) {
-        let id: Arc<[u8]> = session.id.to_vec().into();
-        assert!(
-            !shown.contains(&*String::from_utf8_lossy(&id)),
-            "the session is shown in {shown}"
-        );
-        let bytes = format!("{:?}", &id[..8]);
-        assert!(
-            !shown.contains(bytes.trim_matches(['[', ']'])),
-            "the session is shown in {shown}"
-        );
+        for id in written_out(&session.id) {
+            assert!(!shown.contains(&id), "the session is shown in {shown}");
+            let log = logged.iter().find(|text| text.contains(&id));
+            assert!(log.is_none(), "the session is shown in the log: {log:?}");
+        }
     }
+}
+
+/// How an id would look if somebody printed it.
+fn written_out(id: &[u8]) -> [String; 4] {
+    let list = format!("{id:?}");
+    let hex = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    [
+        String::from_utf8_lossy(id).into_owned(),
+        id.escape_ascii().to_string(),
+        list.trim_matches(['[', ']']).to_owned(),
+        hex,
+    ]
 }
