@@ -156,7 +156,8 @@ impl Registration {
     ///
     /// # Errors
     /// `Timeout` or `Unavailable` if the backend did not confirm in time: removal goes on in
-    /// the background, and the record is not renewed any more.
+    /// the background, and the record is not renewed any more. `Closed` if whoever renews has
+    /// ended before: the record expires.
     ///
     /// # Cancel safety
     /// The hold is given up when the future is first polled or dropped.

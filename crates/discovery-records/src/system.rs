@@ -75,7 +75,8 @@ impl DiscoverySystem for RecordSystem {
             cluster.clone(),
             self.store.clone(),
             self.registrar.clone(),
-        );
+        )
+        .with_list(capabilities.has(Capability::List));
         capabilities
             .has(Capability::Register)
             .then(|| Arc::new(peers) as _)

@@ -108,6 +108,7 @@ pub struct RecordPeers {
     cluster: Cluster,
     store: Arc<dyn RecordStore>,
     registrar: Registrar,
+    lists: bool,
 }
 
 impl RecordPeers {
@@ -123,7 +124,15 @@ impl RecordPeers {
             cluster,
             store,
             registrar,
+            lists: true,
         }
+    }
+
+    /// Whether the view of all peers is vended; it is unless told otherwise.
+    #[must_use]
+    pub fn with_list(mut self, lists: bool) -> Self {
+        self.lists = lists;
+        self
     }
 
     fn read(
@@ -210,7 +219,7 @@ impl PeerDiscovery for RecordPeers {
     }
 
     fn watch(&self) -> Option<Arc<dyn PeerWatch>> {
-        Some(Arc::new(self.clone()))
+        self.lists.then(|| Arc::new(self.clone()) as _)
     }
 }
 

@@ -246,8 +246,10 @@ async fn settled(
 async fn released(status: watch::Receiver<Status>) -> Result<(), DiscoveryError> {
     match settled(status, RELEASE_BUDGET, RegistrationState::is_final).await {
         Ok(_) => Ok(()),
-        // A keeper that has ended renews nothing any more.
-        Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Closed => {
+            let context = "renewal ended before the backend confirmed; the record expires with its TTL";
+            Err(DiscoveryError::new(ErrorKind::Closed, context))
+        }
         Err(error) => Err(error),
     }
 }
