@@ -488,18 +488,22 @@ impl Keeper {
 
     fn closed(&mut self, answer: Answer<()>) {
         let Some(leaving) = &self.leaving else { return };
-        match answer {
-            Err(error) if error.kind() != ErrorKind::LeaseLost && !leaving.expires.passed() => {
-                let cap = self.interval();
-                self.close_at = Some(Instant::now() + self.closing.next(&error, cap));
-            }
-            // Closed, or expired since: nobody renews it any more.
-            _ => {
-                self.closing.reset();
-                for row in self.leaving.take().into_iter().flat_map(|leaving| leaving.rows) {
-                    self.gone(&row);
+        let cause = match answer {
+            Err(error) if error.kind() != ErrorKind::LeaseLost => {
+                if !leaving.expires.passed() {
+                    let cap = self.interval();
+                    self.close_at = Some(Instant::now() + self.closing.next(&error, cap));
+                    return;
                 }
+                // Nobody renews it any more, so it has expired by our clock; that is no
+                // confirmation, but no reason to go on asking, either.
+                Some(error)
             }
+            _ => None,
+        };
+        self.closing.reset();
+        for row in self.leaving.take().into_iter().flat_map(|leaving| leaving.rows) {
+            self.gone(&row, cause.clone());
         }
     }
 
@@ -507,14 +511,14 @@ impl Keeper {
     fn drop_unwritten(&mut self) {
         for writer in self.writers(Row::is_unwritten) {
             if let Some(row) = self.rows.remove(&writer) {
-                self.gone(&row);
+                self.gone(&row, None);
             }
         }
     }
 
-    fn gone(&self, row: &Row) {
+    fn gone(&self, row: &Row, cause: Option<DiscoveryError>) {
         self.desk().forget(&row.key, row.writer);
-        row.ended(RegistrationState::Gone, None);
+        row.ended(RegistrationState::Gone, cause);
     }
 
     // ---- renewing

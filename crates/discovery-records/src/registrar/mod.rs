@@ -245,6 +245,12 @@ async fn settled(
 /// Waits until a registration that was given up has ended.
 async fn released(status: watch::Receiver<Status>) -> Result<(), DiscoveryError> {
     match settled(status, RELEASE_BUDGET, RegistrationState::is_final).await {
+        // Gone, but nobody confirmed it.
+        Ok(Status {
+            state: RegistrationState::Gone,
+            cause: Some(cause),
+            ..
+        }) => Err(cause),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::Closed => {
             let context = "renewal ended before the backend confirmed; the record expires with its TTL";
