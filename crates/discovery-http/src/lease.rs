@@ -59,10 +59,8 @@ pub(crate) async fn renew(
     let complete = parts.len() == 1;
     let mut renewal: Option<Renewal> = None;
     for part in parts {
-        let into = renewal.as_ref().map(|renewal| renewal.session.clone());
         let ask = Part {
             session: renewed,
-            into: into.filter(|session| session.id != renewed.id),
             held: part,
             complete,
         };
@@ -98,7 +96,6 @@ pub(crate) async fn close(
 /// One request of a renewal.
 struct Part<'a> {
     session: &'a Session,
-    into: Option<Session>,
     held: &'a [Held],
     complete: bool,
 }
@@ -114,11 +111,9 @@ impl Part<'_> {
             Some(held) => part::cluster(&held.key)?,
             None => cluster.clone(),
         };
-        let into = self.into.as_ref().map(token).transpose()?;
         let body = RenewSession {
             ttl_ms: wire::millis(self.session.ttl),
             complete: self.complete,
-            into: into.map(str::to_owned),
             held: self.held.iter().map(held_record).collect(),
         };
         let path = client::path(&cluster, &format!("sessions/{}/renew", token(self.session)?));

@@ -65,9 +65,6 @@ pub(crate) struct RenewSession {
     /// Whether `held` is everything that the session is believed to hold.
     #[serde(default)]
     pub(crate) complete: bool,
-    /// The session that an earlier part of the same renewal was answered with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) into: Option<String>,
     #[serde(default)]
     pub(crate) held: Vec<HeldRecord>,
 }

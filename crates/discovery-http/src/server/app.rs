@@ -17,11 +17,22 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
-use discovery_core::{ErrorKind, store::RecordStore};
+use discovery_core::{
+    DiscoveryError, ErrorKind,
+    store::{RecordStore, Session},
+};
 use futures_util::FutureExt;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{health, instances, list, problem::Refusal, records, sessions, warm_up::WarmUp};
+use super::{
+    ServerConfig,
+    earlier::{Earlier, ended},
+    health, instances, list,
+    problem::Refusal,
+    records, sessions,
+    token::Token,
+    warm_up::WarmUp,
+};
 
 /// The most requests worked on at a time; further ones are told to come back.
 const CONCURRENT: usize = 1_024;
@@ -36,17 +47,50 @@ pub(super) struct App {
     /// Which start of the service this is: Unix time in milliseconds.
     pub(super) epoch: u64,
     pub(super) warm_up: WarmUp,
+    /// Where the store forgets everything when the service stops.
+    earlier: Option<Earlier>,
     permits: Semaphore,
 }
 
 impl App {
-    pub(super) fn new(store: Arc<dyn RecordStore>, warm_up: Duration) -> Self {
+    pub(super) fn new(store: Arc<dyn RecordStore>, config: &ServerConfig) -> Self {
         Self {
             store,
             epoch: next_epoch(),
-            warm_up: WarmUp::new(warm_up),
+            warm_up: WarmUp::new(config.warm_up),
+            earlier: config.forgetful.then(Earlier::new),
             permits: Semaphore::new(CONCURRENT),
         }
+    }
+
+    /// Where to look for a session that the store forgot; `None` if it knows it, if anybody does.
+    pub(super) fn earlier(&self, token: &Token) -> Option<&Earlier> {
+        let earlier = self.earlier.as_ref()?;
+        earlier.sweep();
+        (token.epoch != self.epoch).then_some(earlier)
+    }
+
+    /// The session of the store that a name stands for.
+    ///
+    /// # Errors
+    /// `LeaseLost`: it was forgotten, and nobody took it up. From now on nobody can.
+    pub(super) fn session(&self, token: Token) -> Result<Session, DiscoveryError> {
+        match self.earlier(&token) {
+            None => Ok(token.session),
+            Some(earlier) => earlier.taken(&token).ok_or_else(ended),
+        }
+    }
+
+    /// Ends the session that a name stands for; it cannot be taken up afterwards.
+    pub(super) async fn close(&self, token: &Token) -> Result<(), DiscoveryError> {
+        let Some(earlier) = self.earlier(token) else {
+            return self.store.close(&token.session).await;
+        };
+        if let Some(session) = earlier.taken(token) {
+            self.store.close(&session).await?;
+            earlier.end(token);
+        }
+        Ok(())
     }
 
     /// Whether no request is being worked on.

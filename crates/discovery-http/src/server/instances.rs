@@ -105,7 +105,7 @@ pub(super) async fn renew(
     call: Call,
 ) -> Result<(StatusCode, HeaderMap), Refusal> {
     let id = instance_id(&call)?;
-    let session = call.session("lease-id")?.session;
+    let session = app.session(call.session("lease-id")?)?;
     let key = peer::peer_key(&call.cluster, id.worker_id());
     let standing = get(&*app.store, &key).await?;
     let held = standing.iter().map(|record| Held {
@@ -133,8 +133,7 @@ pub(super) async fn renew(
 /// `DELETE` an instance: ends its lease, and with it the record that hangs on it.
 pub(super) async fn unregister(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
     instance_id(&call)?;
-    let session = call.session("lease-id")?.session;
-    app.store.close(&session).await?;
+    app.close(&call.session("lease-id")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

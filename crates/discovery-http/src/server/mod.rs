@@ -4,6 +4,7 @@
 mod app;
 mod call;
 mod connection;
+mod earlier;
 mod health;
 mod instances;
 mod list;
@@ -42,14 +43,19 @@ pub struct ServerConfig {
     /// found at once. Needed where the store forgets what it held when the service stops, and then
     /// as long as the longest interval at which clients renew.
     pub warm_up: Duration,
+    /// The store loses its records and sessions when the service stops, and nobody else serves
+    /// them. Then the first renewal of a session of an earlier start takes its records up again.
+    /// In front of a store that remembers, that would bring back what was ended.
+    pub forgetful: bool,
 }
 
 impl Default for ServerConfig {
-    /// `127.0.0.1:7400`, no warm-up.
+    /// `127.0.0.1:7400`, no warm-up, in front of a store that remembers.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             warm_up: Duration::ZERO,
+            forgetful: false,
         }
     }
 }
@@ -79,7 +85,7 @@ impl Server {
         };
         let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
         let local_addr = listener.local_addr().map_err(refused)?;
-        let app = Arc::new(App::new(store, config.warm_up));
+        let app = Arc::new(App::new(store, &config));
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
         let task = OwnedTask::spawn(&Handle::current(), |stop| async move {

@@ -45,9 +45,10 @@ pub(super) async fn batch_write(
     call: Call,
 ) -> Result<Json<Results<WriteAnswer>>, Refusal> {
     let ask: BatchWrite = call.json()?;
-    let session = Token::parse(&ask.session)?.session;
+    let token = Token::parse(&ask.session)?;
     let items = ask.items.into_iter().map(|item| read_item(item, &call.cluster));
     let items = items.collect::<Result<Vec<_>, _>>()?;
+    let session = app.session(token)?;
     let answers = app.store.write(&session, &items).await.into_iter();
     let results = answers.map(written).collect();
     Ok(Json(Results { results }))
@@ -55,12 +56,13 @@ pub(super) async fn batch_write(
 
 pub(super) async fn remove(State(app): State<Arc<App>>, call: Call) -> Result<Json<RemoveAnswer>, Refusal> {
     let ask: Remove = call.json()?;
-    let session = Token::parse(&ask.session)?.session;
+    let token = Token::parse(&ask.session)?;
     let removal = Removal {
         key: wire::key(&call.cluster, &ask.key)?,
         writer: wire::writer(&ask.writer)?,
         expect: ask.expect.into_expect()?,
     };
+    let session = app.session(token)?;
     Ok(Json(match app.store.remove(&session, &removal).await? {
         Removed::Done => RemoveAnswer::Done,
         Removed::Conflict(record) => RemoveAnswer::Conflict(record.as_ref().map(WireRecord::new)),
@@ -83,7 +85,7 @@ pub(super) async fn read(State(app): State<Arc<App>>, call: Call) -> Result<Resp
 
 /// `PUT` one record: `If-None-Match: *` creates, `If-Match` replaces.
 pub(super) async fn write(State(app): State<Arc<App>>, call: Call) -> Result<Response, Refusal> {
-    let session = call.session("session-id")?.session;
+    let token = call.session("session-id")?;
     let key = key(&call)?;
     let body: Body = call.json()?;
     let item = Write {
@@ -96,6 +98,7 @@ pub(super) async fn write(State(app): State<Arc<App>>, call: Call) -> Result<Res
         Expect::Absent => StatusCode::CREATED,
         Expect::Version(_) => StatusCode::OK,
     };
+    let session = app.session(token)?;
     let answer = app.store.write(&session, std::slice::from_ref(&item)).await.pop();
     match answer.unwrap_or_else(|| Err(broken_contract()))? {
         Written::Done(record) => Ok(with_etag(status, &record)),
@@ -105,7 +108,7 @@ pub(super) async fn write(State(app): State<Arc<App>>, call: Call) -> Result<Res
 
 /// `DELETE` one record: `If-Match` removes, `If-None-Match: *` fences the author.
 pub(super) async fn delete(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
-    let session = call.session("session-id")?.session;
+    let token = call.session("session-id")?;
     let expect = condition(&call)?;
     let writer = match (&expect, call.writer()?) {
         (_, Some(writer)) => writer,
@@ -117,6 +120,7 @@ pub(super) async fn delete(State(app): State<Arc<App>>, call: Call) -> Result<St
         writer,
         expect,
     };
+    let session = app.session(token)?;
     match app.store.remove(&session, &removal).await? {
         Removed::Done => Ok(StatusCode::NO_CONTENT),
         Removed::Conflict(record) => Err(precondition_failed(record)),
