@@ -33,7 +33,7 @@ pub(crate) async fn open(
     let body = OpenSession {
         ttl_ms: wire::millis(ttl),
     };
-    let request = Request::post(client::path(cluster, "sessions"), &body, Effect::Write)?;
+    let request = Request::post(client::path(cluster, "sessions"), &body, Effect::Write)?.creating();
     let granted: SessionGranted = client.json(&request, client.deadline()).await?;
     let granted = session(granted.session, granted.ttl_ms);
     if granted.ttl < ttl {
@@ -87,10 +87,7 @@ pub(crate) async fn close(
     session: &Session,
 ) -> Result<(), DiscoveryError> {
     let path = client::path(cluster, &format!("sessions/{}", token(session)?));
-    client
-        .call(&Request::delete(path), client.deadline())
-        .await
-        .map(drop)
+    client.done(&Request::delete(path), client.deadline()).await
 }
 
 /// One request of a renewal.
@@ -136,7 +133,7 @@ fn read(client: &Client, answer: SessionRenewed, cluster: &Cluster) -> Result<Re
             KeptRecord::Mine(version) => Kept::Mine(wire::version(&version)?),
             KeptRecord::Other(record) => Kept::Other(record.into_record(cluster)?),
             KeptRecord::Gone => Kept::Gone,
-            KeptRecord::Unknown(problem) => Kept::Unknown(client.problem(&problem)),
+            KeptRecord::Unknown(problem) => Kept::Unknown(client.problem(&problem, Effect::Write)),
         })
     };
     let kept = answer.kept.into_iter().map(kept);

@@ -18,6 +18,10 @@ use serde_json::{Map, Value};
 pub(crate) const SERVICE: &str = "discovery";
 /// The version of the API.
 pub(crate) const API: &str = "v1";
+/// What the types of the service's own problems begin with.
+pub(crate) const PROBLEM_TYPE: &str = "urn:discovery:problem:";
+/// Media type of every success that says something.
+pub(crate) const JSON: &str = "application/json";
 /// Media type of every error answer (RFC 9457).
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// The most keys in one batch of reads; with bodies of full size the answer stays below

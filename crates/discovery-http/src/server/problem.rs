@@ -20,7 +20,7 @@ impl Refusal {
     /// A code of the service's own.
     pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem {
-            kind: format!("urn:discovery:problem:{code}"),
+            kind: format!("{}{code}", wire::PROBLEM_TYPE),
             title: code.replace('-', " "),
             status: status.as_u16(),
             detail: detail.into(),

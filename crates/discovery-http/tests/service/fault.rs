@@ -153,11 +153,79 @@ async fn a_missing_page_is_never_a_missing_record() {
     for answer in [
         http("404 Not Found", "text/html", "<html>not found</html>"),
         http("404 Not Found", "application/problem+json", "{}"),
+        http(
+            "404 Not Found",
+            "application/problem+json",
+            r#"{"type":"https://shop/problems/1","code":"not-found"}"#,
+        ),
+        // Not even the service itself may say so of a whole request.
+        http(
+            "404 Not Found",
+            "application/problem+json",
+            r#"{"type":"urn:discovery:problem:not-found","code":"not-found"}"#,
+        ),
         http("302 Found", "text/html", ""),
     ] {
         let store = client(canned(answer).await);
         let error = store.get(&[key("c", "1")]).await.pop().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+        let error = store.list(&key("c", "1"), None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+        let error = store.renew(&session(), &[]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_expected_success_is_one() {
+    let granted = r#"{"session":"1.00.2710","ttl_ms":10000,"renew_every_ms":3333}"#;
+    let opened = |status: &str, media_type: &str| http(status, media_type, granted);
+    let store = client(canned(opened("201 Created", "application/json")).await);
+    store.open(TTL).await.unwrap();
+    for answer in [
+        opened("200 OK", "application/json"),
+        opened("201 Created", "text/html"),
+    ] {
+        let error = client(canned(answer).await).open(TTL).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+    }
+    // The page of a captive portal confirms nothing.
+    for answer in [
+        http("200 OK", "text/html", "<html>log in</html>"),
+        http("200 OK", "application/json", "{}"),
+        http("202 Accepted", "application/json", "{}"),
+    ] {
+        let error = client(canned(answer).await).close(&session()).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Malformed, Retry::OutcomeUnknown),
+            "{error}"
+        );
+    }
+    let page = http("200 OK", "text/html", r#"{"results":[null]}"#);
+    let error = client(canned(page).await)
+        .get(&[key("c", "1")])
+        .await
+        .pop()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+}
+
+#[tokio::test]
+async fn a_read_that_the_service_gave_up_may_be_repeated() {
+    let problem = |code: &str| {
+        let body = format!(
+            r#"{{"type":"urn:discovery:problem:{code}","code":"{code}","retryable":true,"outcome_unknown":true}}"#
+        );
+        http("504 Gateway Timeout", "application/problem+json", &body)
+    };
+    for code in ["timeout", "unavailable"] {
+        let store = client(canned(problem(code)).await);
+        let error = store.get(&[key("c", "1")]).await.pop().unwrap().unwrap_err();
+        assert_eq!(error.retry(), Retry::Safe { after: None }, "{error}");
+        let error = store.open(TTL).await.unwrap_err();
+        assert_eq!(error.retry(), Retry::OutcomeUnknown, "{error}");
     }
 }
 
