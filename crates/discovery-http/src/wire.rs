@@ -27,10 +27,12 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// The most keys in one batch of reads; with bodies of full size the answer stays below
 /// [`ANSWER_BYTES`].
 pub(crate) const KEYS_PER_GET: usize = 400;
+/// The most records in one request, whatever their size.
+pub(crate) const ITEMS: usize = 1_000;
 /// The most records in one page of a list.
 #[cfg(feature = "server")]
 pub(crate) const PAGE_RECORDS: usize = 1_000;
-/// The most bytes of bodies in one page of a list.
+/// The most bytes of keys and bodies in one page of a list.
 #[cfg(feature = "server")]
 pub(crate) const PAGE_BYTES: usize = 4 * 1_024 * 1_024;
 /// The most bytes of a request that the server reads.

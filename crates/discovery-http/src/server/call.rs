@@ -153,6 +153,16 @@ pub(super) fn ttl(ttl_ms: u64) -> Result<Duration, Refusal> {
     Ok(limit::ttl(Duration::from_millis(ttl_ms))?)
 }
 
+/// Refuses more items in one request than are worked on at a time.
+pub(super) fn at_most(most: usize, items: usize) -> Result<(), Refusal> {
+    if items <= most {
+        return Ok(());
+    }
+    Err(Refusal::invalid(format!(
+        "at most {most} records fit in one request, not {items}"
+    )))
+}
+
 /// A body of a record, within its limit.
 pub(super) fn record_body(key: &str, body: wire::Body) -> Result<Bytes, Refusal> {
     let body = body.into_bytes()?;

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     app::App,
-    call::{Call, broken_contract, record_body},
+    call::{Call, at_most, broken_contract, record_body},
     problem::Refusal,
     token::Token,
 };
@@ -29,10 +29,7 @@ pub(super) async fn batch_get(
     call: Call,
 ) -> Result<Json<Results<Option<Got>>>, Refusal> {
     let ask: BatchGet = call.json()?;
-    if ask.keys.len() > wire::KEYS_PER_GET {
-        let detail = format!("at most {} keys can be asked for at once", wire::KEYS_PER_GET);
-        return Err(Refusal::invalid(detail));
-    }
+    at_most(wire::KEYS_PER_GET, ask.keys.len())?;
     let keys = ask.keys.iter().map(|key| wire::key(&call.cluster, key));
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let answers = app.store.get(&keys).await.into_iter();
@@ -45,6 +42,7 @@ pub(super) async fn batch_write(
     call: Call,
 ) -> Result<Json<Results<WriteAnswer>>, Refusal> {
     let ask: BatchWrite = call.json()?;
+    at_most(wire::ITEMS, ask.items.len())?;
     let token = Token::parse(&ask.session)?;
     let items = ask.items.into_iter().map(|item| read_item(item, &call.cluster));
     let items = items.collect::<Result<Vec<_>, _>>()?;

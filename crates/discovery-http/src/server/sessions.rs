@@ -1,6 +1,6 @@
 //! Sessions: opened, renewed, closed.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
 use discovery_core::{
@@ -10,7 +10,8 @@ use discovery_core::{
 
 use super::{
     app::App,
-    call::{Call, record_body, ttl},
+    call::{Call, at_most, record_body, ttl},
+    list::fitting,
     problem::Refusal,
     take_up::{Ask, take_up},
     token::Token,
@@ -35,6 +36,7 @@ pub(super) async fn open(
 
 pub(super) async fn renew(State(app): State<Arc<App>>, call: Call) -> Result<Json<SessionRenewed>, Refusal> {
     let ask: RenewSession = call.json()?;
+    at_most(wire::ITEMS, ask.held.len())?;
     let token = Token::parse(call.segment(1))?;
     let ttl = ttl(ask.ttl_ms)?;
     let held = ask.held.into_iter().map(|held| read_held(held, &call.cluster));
@@ -77,16 +79,16 @@ fn read_held(held: HeldRecord, cluster: &Cluster) -> Result<Held, Refusal> {
     })
 }
 
-fn answer(app: &App, cluster: &Cluster, renewal: Renewal, complete: bool) -> SessionRenewed {
-    let unwanted = renewal
-        .unwanted
-        .iter()
-        .filter(|record| complete && is_in(cluster, &record.key));
+fn answer(app: &App, cluster: &Cluster, mut renewal: Renewal, complete: bool) -> SessionRenewed {
+    // What does not fit is told by the next renewal, when these are gone.
+    let mut unwanted = mem::take(&mut renewal.unwanted);
+    unwanted.retain(|record| complete && is_in(cluster, &record.key));
+    unwanted.truncate(fitting(&unwanted, wire::PAGE_RECORDS));
     SessionRenewed {
         session: Token::write(app.epoch, &renewal.session),
         ttl_ms: wire::millis(renewal.session.ttl),
         renew_every_ms: renew_every_ms(&renewal.session),
-        unwanted: unwanted.map(WireRecord::new).collect(),
+        unwanted: unwanted.iter().map(WireRecord::new).collect(),
         kept: renewal.kept.into_iter().map(kept).collect(),
     }
 }
