@@ -26,6 +26,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     ServerConfig,
+    call::receive,
     earlier::{Earlier, ended},
     health, instances, list,
     problem::Refusal,
@@ -36,10 +37,10 @@ use super::{
 
 /// The most requests worked on at a time; further ones are told to come back.
 const CONCURRENT: usize = 1_024;
-/// The most time for one request, reading it included.
+/// The most bytes of requests that are kept at a time.
+const REQUESTS_BYTES: usize = 256 * 1_024 * 1_024;
+/// The most time for one request once it was read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to stay away from an overloaded service.
-const OVERLOADED: Duration = Duration::from_millis(500);
 
 /// What every request needs.
 pub(super) struct App {
@@ -50,6 +51,8 @@ pub(super) struct App {
     /// Where the store forgets everything when the service stops.
     earlier: Option<Earlier>,
     permits: Semaphore,
+    /// For the bytes of requests.
+    room: Semaphore,
 }
 
 impl App {
@@ -60,6 +63,7 @@ impl App {
             warm_up: WarmUp::new(config.warm_up),
             earlier: config.forgetful.then(Earlier::new),
             permits: Semaphore::new(CONCURRENT),
+            room: Semaphore::new(REQUESTS_BYTES),
         }
     }
 
@@ -91,11 +95,6 @@ impl App {
             earlier.end(token);
         }
         Ok(())
-    }
-
-    /// Whether no request is being worked on.
-    pub(super) fn is_idle(&self) -> bool {
-        self.permits.available_permits() == CONCURRENT
     }
 }
 
@@ -146,26 +145,38 @@ fn in_clusters() -> Router<Arc<App>> {
 
 /// Bounds the number of requests and the time of each, and answers for a handler that panics.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let Ok(_permit) = app.permits.try_acquire() else {
-        return Refusal::unavailable("overloaded", "too many requests at once", OVERLOADED).into_response();
-    };
-    let changes = !matches!(request.method().as_str(), "GET" | "HEAD");
-    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let mut response = match timeout(REQUEST_TIMEOUT, work).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(_panic)) => {
-            tracing::error!("a request handler panicked");
-            Refusal::of_kind(ErrorKind::Unexpected, "the service failed; its log may tell why")
-                .into_response()
-        }
-        Err(_) => {
-            let refusal = Refusal::of_kind(ErrorKind::Timeout, "the request took too long");
-            refusal.with_outcome_unknown(changes).into_response()
-        }
-    };
+    let answer = answer(&app, request, next).await;
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+async fn answer(app: &App, request: Request, next: Next) -> Result<Response, Refusal> {
+    let changes = changes(&request);
+    let (parts, body) = request.into_parts();
+    // Whoever sends slowly takes nobody else's turn.
+    let (body, _room) = receive(body, &app.room).await?;
+    let Ok(_permit) = app.permits.try_acquire() else {
+        return Err(Refusal::overloaded("too many requests at once"));
+    };
+    let request = Request::from_parts(parts, body.into());
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let refusal = match timeout(REQUEST_TIMEOUT, work).await {
+        Ok(Ok(response)) => return Ok(response),
+        Ok(Err(_panic)) => {
+            tracing::error!("a request handler panicked");
+            Refusal::of_kind(ErrorKind::Unexpected, "the service failed; its log may tell why")
+        }
+        Err(_) => Refusal::of_kind(ErrorKind::Timeout, "the request took too long"),
+    };
+    Err(refusal.with_outcome_unknown(changes))
+}
+
+/// Whether a request may change something.
+fn changes(request: &Request) -> bool {
+    let reads = matches!(request.method().as_str(), "GET" | "HEAD");
+    !reads && !request.uri().path().ends_with("/records:batchGet")
 }
 
 async fn no_such_route() -> Refusal {

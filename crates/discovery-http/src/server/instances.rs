@@ -9,7 +9,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use discovery_core::{
-    DiscoveryError, ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
+    ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
     store::{Expect, Held, Kept, Record, RecordKey, RecordStore, Session, Write, Writer, Written},
 };
 use discovery_records::peer;
@@ -230,9 +230,10 @@ async fn find(app: &App, call: &Call, id: WorkerId) -> Result<PeerInfo, Refusal>
     }
 }
 
-async fn get(store: &dyn RecordStore, key: &RecordKey) -> Result<Option<Record>, DiscoveryError> {
+async fn get(store: &dyn RecordStore, key: &RecordKey) -> Result<Option<Record>, Refusal> {
     let answer = store.get(std::slice::from_ref(key)).await.pop();
-    answer.unwrap_or_else(|| Err(broken_contract()))
+    let found = answer.unwrap_or_else(|| Err(broken_contract()));
+    found.map_err(Refusal::of_read)
 }
 
 fn instance_id(call: &Call) -> Result<InstanceId, Refusal> {
@@ -283,7 +284,7 @@ fn absent(detail: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use discovery_core::{Cluster, store::Version};
+    use discovery_core::{Cluster, DiscoveryError, store::Version};
 
     use super::*;
 

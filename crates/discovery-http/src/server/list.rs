@@ -47,7 +47,10 @@ pub(super) async fn page(
     token: Option<&str>,
 ) -> Result<Listing, Refusal> {
     let from = token.map(Place::parse).transpose()?.unwrap_or_default();
-    let mut listing = store.list(prefix, from.page.clone()).await?;
+    let mut listing = store
+        .list(prefix, from.page.clone())
+        .await
+        .map_err(Refusal::of_read)?;
     if let Some(after) = &from.after {
         // What the store calls one page was begun by an earlier answer.
         listing

@@ -5,12 +5,14 @@ mod app;
 mod call;
 mod connection;
 mod earlier;
+mod exchange;
 mod health;
 mod instances;
 mod list;
 mod problem;
 mod records;
 mod sessions;
+mod socket;
 mod take_up;
 mod token;
 mod warm_up;
@@ -116,8 +118,8 @@ impl Server {
         DiscoveryError::new(ErrorKind::Unexpected, context).with_system(SYSTEM)
     }
 
-    /// Stops: accepts nothing more, answers the requests that are being worked on, and closes
-    /// every connection. Idle connections do not delay it.
+    /// Stops: accepts nothing more, answers the requests that are being worked on until the last
+    /// byte has left, and closes every connection. Idle connections do not delay it.
     ///
     /// # Errors
     /// `Timeout` if requests were cut off at `deadline`.

@@ -71,7 +71,8 @@ pub(super) async fn remove(State(app): State<Arc<App>>, call: Call) -> Result<Js
 pub(super) async fn read(State(app): State<Arc<App>>, call: Call) -> Result<Response, Refusal> {
     let key = key(&call)?;
     let answer = app.store.get(std::slice::from_ref(&key)).await.pop();
-    match answer.unwrap_or_else(|| Err(broken_contract()))? {
+    let found = answer.unwrap_or_else(|| Err(broken_contract()));
+    match found.map_err(Refusal::of_read)? {
         Some(record) => Ok(with_etag(StatusCode::OK, &record)),
         None => {
             app.warm_up.check()?;
@@ -129,7 +130,7 @@ fn got(app: &App, answer: Result<Option<Record>, DiscoveryError>) -> Option<Got>
     let refusal = match answer {
         Ok(Some(record)) => return Some(Got::Record(WireRecord::new(&record))),
         Ok(None) => app.warm_up.check().err()?,
-        Err(error) => error.into(),
+        Err(error) => Refusal::of_read(error),
     };
     Some(Got::Problem(refusal.into_problem()))
 }

@@ -17,12 +17,14 @@ use discovery_http::{HttpStore, HttpSystem};
 use discovery_memory::MemoryStore;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::{Instant, sleep},
 };
 
-use crate::harness::{SECOND, TTL, any_port, client, config, create, held, key, read, serve, service};
+use crate::harness::{
+    SECOND, TTL, any_port, client, config, create, held, key, patient, read, serve, service,
+};
 
 /// A server that reads a request's beginning and then says `answer`, or nothing if there is none.
 async fn canned(answer: Option<String>) -> SocketAddr {
@@ -387,6 +389,41 @@ async fn shutdown_does_not_wait_for_idle_or_silent_connections() {
     server.shutdown(10 * SECOND).await.unwrap();
     assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
     assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn shutdown_does_not_cut_an_answer_that_is_read_slowly() {
+    let server = service().await;
+    let addr = server.local_addr();
+    let store = patient(addr);
+    let session = store.open(6 * TTL).await.unwrap();
+    // More than fits in the buffers of two sockets.
+    let body = "\"".repeat(discovery_core::limit::BODY_BYTES);
+    let items: Vec<_> = (0..250)
+        .map(|number| create(&key("c", &number.to_string()), body.clone()))
+        .collect();
+    store.write(&session, &items).await;
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1_024).unwrap();
+    let mut slow = socket.connect(addr).await.unwrap();
+    let ask = b"GET /v1/clusters/c/records/things HTTP/1.1\r\nhost: h\r\n\r\n";
+    slow.write_all(ask).await.unwrap();
+    let mut answer = vec![0; 1];
+    slow.read_exact(&mut answer).await.unwrap();
+    let stopping = tokio::spawn(server.shutdown(20 * SECOND));
+    sleep(SECOND).await;
+    assert!(!stopping.is_finished());
+    slow.read_to_end(&mut answer).await.unwrap();
+    stopping.await.unwrap().unwrap();
+
+    let head_end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let (head, body) = answer.split_at(head_end + 4);
+    let head = std::str::from_utf8(head).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    assert_eq!(length.unwrap(), body.len().to_string());
 }
 
 #[tokio::test]
