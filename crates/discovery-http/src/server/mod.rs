@@ -25,7 +25,7 @@ use std::{
 };
 
 use discovery_core::{
-    DiscoveryError, ErrorKind,
+    DiscoveryError, ErrorKind, limit,
     store::RecordStore,
     task::{Exit, OwnedTask},
 };
@@ -62,6 +62,20 @@ impl Default for ServerConfig {
     }
 }
 
+impl ServerConfig {
+    /// Checks what can be checked without listening.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a warm-up of more than an hour: no renewal is that far away.
+    pub fn validate(&self) -> Result<(), DiscoveryError> {
+        if self.warm_up <= *limit::TTL.end() {
+            return Ok(());
+        }
+        let context = format!("warm_up {:?} is longer than 1h", self.warm_up);
+        Err(DiscoveryError::invalid_config(context).with_system(SYSTEM))
+    }
+}
+
 /// A running service.
 ///
 /// It asks nobody who they are and does not encrypt: whoever reaches it can read and write
@@ -77,8 +91,10 @@ impl Server {
     /// this.
     ///
     /// # Errors
-    /// `InvalidConfig` naming the address that cannot be listened on.
+    /// `InvalidConfig` naming the address that cannot be listened on, or what
+    /// [`ServerConfig::validate`] refuses.
     pub async fn start(config: ServerConfig, store: Arc<dyn RecordStore>) -> Result<Self, DiscoveryError> {
+        config.validate()?;
         let refused = |cause| {
             let context = format!("cannot listen on {}", config.listen);
             DiscoveryError::invalid_config(context)

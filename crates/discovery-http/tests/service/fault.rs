@@ -427,6 +427,19 @@ async fn shutdown_does_not_cut_an_answer_that_is_read_slowly() {
 }
 
 #[tokio::test]
+async fn a_warm_up_without_end_is_refused() {
+    let config = discovery_http::server::ServerConfig {
+        listen: any_port(),
+        warm_up: Duration::MAX,
+        ..Default::default()
+    };
+    let started = discovery_http::server::Server::start(config, Arc::new(MemoryStore::new())).await;
+    let error = started.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("warm_up"), "{error}");
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() {
     let server = service().await;
     let config = discovery_http::server::ServerConfig {
