@@ -10,6 +10,8 @@ pub const ADDRESS_BYTES: RangeInclusive<usize> = 1..=4_096;
 pub const BODY_BYTES: usize = 16 * 1_024;
 /// Bytes of a cluster name, and of each other segment of a key.
 pub const SEGMENT_BYTES: RangeInclusive<usize> = 1..=128;
+/// The most bytes of a whole key, cluster and kind included.
+pub const KEY_BYTES: usize = 1_024;
 /// The time to live that may be asked for.
 pub const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
@@ -29,6 +31,19 @@ pub fn ttl(ttl: Duration) -> Result<Duration, DiscoveryError> {
     let shown = humantime::format_duration(ttl);
     Err(DiscoveryError::invalid_config(format!(
         "ttl {shown} is outside its limits of 1s to 1h"
+    )))
+}
+
+/// Checks the length of a whole key against [`KEY_BYTES`].
+pub(crate) fn key(key: String) -> Result<String, DiscoveryError> {
+    if key.len() <= KEY_BYTES {
+        return Ok(key);
+    }
+    let start: String = key.chars().take(64).collect();
+    Err(DiscoveryError::invalid_argument(format!(
+        "record key {}… has {} bytes; at most {KEY_BYTES} are allowed",
+        quoted(&start),
+        key.len()
     )))
 }
 

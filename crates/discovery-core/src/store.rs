@@ -33,7 +33,7 @@ impl RecordKey {
     ///
     /// # Errors
     /// `InvalidArgument` naming the segment that is empty, too long, or contains `/` or a
-    /// control character.
+    /// control character, or the key if it has more than [`limit::KEY_BYTES`] bytes.
     pub fn try_new(cluster: &Cluster, kind: &str, segments: &[&str]) -> Result<Self, DiscoveryError> {
         limit::segment("record kind", kind)?;
         let mut key = format!("{cluster}/{kind}");
@@ -42,16 +42,16 @@ impl RecordKey {
             key.push('/');
             key.push_str(segment);
         }
-        Ok(Self(key.into()))
+        Ok(Self(limit::key(key)?.into()))
     }
 
     /// The key one segment longer.
     ///
     /// # Errors
-    /// `InvalidArgument` for an invalid segment.
+    /// `InvalidArgument` for an invalid segment, or a key that would be too long.
     pub fn child(&self, segment: &str) -> Result<Self, DiscoveryError> {
         limit::segment("record key", segment)?;
-        Ok(Self(format!("{}/{segment}", self.0).into()))
+        Ok(Self(limit::key(format!("{}/{segment}", self.0))?.into()))
     }
 
     /// The whole key, segments joined by `/`.
@@ -350,6 +350,7 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn prefixes_match_whole_segments() {
@@ -360,6 +361,34 @@ mod tests {
         assert!(!key("ab", &["1"]).starts_with(&key("a", &[])));
         assert!(!key("a", &["10"]).starts_with(&key("a", &["1"])));
         assert_eq!(key("a", &["1"]).last(), "1");
+    }
+
+    #[test]
+    fn a_key_has_a_longest_length_however_it_is_made() {
+        let long = "x".repeat(127);
+        // With `default/k` in front, 7 of these and a last one are 1,024 bytes.
+        let most = [&long[..]; 7];
+        let last = "x".repeat(limit::KEY_BYTES - "default/k".len() - 7 * 128 - 1);
+        let parent = RecordKey::try_new(&Cluster::default(), "k", &most).unwrap();
+        let longest = parent.child(&last).unwrap();
+        assert_eq!(longest.as_str().len(), limit::KEY_BYTES);
+        let segments: Vec<_> = longest.segments().skip(2).collect();
+        assert_eq!(
+            RecordKey::try_new(&Cluster::default(), "k", &segments).unwrap(),
+            longest
+        );
+        let more = format!("{last}x");
+        let mut segments = segments.clone();
+        *segments.last_mut().unwrap() = &more;
+        for refused in [
+            parent.child(&more),
+            RecordKey::try_new(&Cluster::default(), "k", &segments),
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.to_string().contains("record key"), "{error}");
+            assert!(error.to_string().contains("1024"), "{error}");
+        }
     }
 
     #[test]

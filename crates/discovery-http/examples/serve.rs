@@ -9,6 +9,7 @@ use discovery_memory::MemoryStore;
 async fn main() -> Result<(), discovery_core::DiscoveryError> {
     let config = ServerConfig {
         warm_up: Duration::from_secs(4),
+        forgetful: true,
         ..ServerConfig::default()
     };
     let server = Server::start(config, Arc::new(MemoryStore::new())).await?;

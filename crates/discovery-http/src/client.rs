@@ -56,12 +56,15 @@ pub(crate) struct Request {
     path: String,
     body: Option<Bytes>,
     effect: Effect,
+    /// The status of a success; anything else comes from something in between.
+    success: StatusCode,
 }
 
 /// An answer, read to its end.
 struct Answer {
     status: StatusCode,
-    problem: bool,
+    /// Without its parameters.
+    media_type: String,
     body: Bytes,
 }
 
@@ -80,6 +83,7 @@ impl Request {
             path,
             body: None,
             effect: Effect::Read,
+            success: StatusCode::OK,
         }
     }
 
@@ -94,7 +98,14 @@ impl Request {
             path,
             body: Some(body.into()),
             effect,
+            success: StatusCode::OK,
         })
+    }
+
+    /// Makes something new.
+    pub(crate) fn creating(mut self) -> Self {
+        self.success = StatusCode::CREATED;
+        self
     }
 
     /// Removes.
@@ -104,6 +115,7 @@ impl Request {
             path,
             body: None,
             effect: Effect::Write,
+            success: StatusCode::NO_CONTENT,
         }
     }
 }
@@ -143,16 +155,24 @@ impl Client {
         request: &Request,
         deadline: Instant,
     ) -> Result<T, DiscoveryError> {
-        let body = self.call(request, deadline).await?;
-        serde_json::from_slice(&body).map_err(|cause| {
+        let answer = self.call(request, deadline).await?;
+        if answer.media_type != wire::JSON {
+            return Err(self.unreadable(request.effect, "not with JSON"));
+        }
+        serde_json::from_slice(&answer.body).map_err(|cause| {
             error::unreadable(request.effect, &self.host, "not as this version understands it")
                 .with_source(cause)
         })
     }
 
+    /// Sends a request whose success says nothing else.
+    pub(crate) async fn done(&self, request: &Request, deadline: Instant) -> Result<(), DiscoveryError> {
+        self.call(request, deadline).await.map(drop)
+    }
+
     /// Sends a request and reads its answer, all before `deadline`, waiting for its turn
-    /// included. An answer that is no success is an error.
-    pub(crate) async fn call(&self, request: &Request, deadline: Instant) -> Result<Bytes, DiscoveryError> {
+    /// included. An answer that is not the expected success is an error.
+    async fn call(&self, request: &Request, deadline: Instant) -> Result<Answer, DiscoveryError> {
         let sent = AtomicBool::new(false);
         let work = async {
             let _permit = self.permits.acquire().await;
@@ -167,7 +187,7 @@ impl Client {
             let sent = sent.load(Ordering::Relaxed);
             Err(error::timed_out(request.effect, sent, &self.host, self.timeout))
         })?;
-        self.success(answer, request.effect)
+        self.success(answer, request)
     }
 
     /// Sends a request; a read once more if its connection breaks, as one left over from
@@ -188,7 +208,7 @@ impl Client {
         let mut builder = self.http.request(request.method.clone(), url);
         if let Some(body) = &request.body {
             builder = builder
-                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::CONTENT_TYPE, wire::JSON)
                 .body(body.clone());
         }
         let response = builder
@@ -201,8 +221,11 @@ impl Client {
     /// Reads an answer up to the limit.
     async fn read(&self, mut response: reqwest::Response, request: &Request) -> Result<Answer, Failure> {
         let media_type = response.headers().get(header::CONTENT_TYPE);
-        let problem =
-            media_type.is_some_and(|value| value.as_bytes().starts_with(wire::PROBLEM_JSON.as_bytes()));
+        let media_type = media_type
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let essence = media_type.split(';').next().unwrap_or_default();
+        let media_type = essence.trim().to_ascii_lowercase();
         let mut body = BytesMut::new();
         while let Some(chunk) = response
             .chunk()
@@ -221,7 +244,7 @@ impl Client {
         }
         Ok(Answer {
             status: response.status(),
-            problem,
+            media_type,
             body: body.freeze(),
         })
     }
@@ -233,16 +256,19 @@ impl Client {
         Failure::Broken(cause)
     }
 
-    fn success(&self, answer: Answer, effect: Effect) -> Result<Bytes, DiscoveryError> {
-        if answer.status.is_success() {
-            return Ok(answer.body);
+    fn success(&self, answer: Answer, request: &Request) -> Result<Answer, DiscoveryError> {
+        let (status, effect) = (answer.status.as_u16(), request.effect);
+        if answer.status == request.success {
+            return Ok(answer);
         }
-        let status = answer.status.as_u16();
-        let problem = answer
-            .problem
+        if answer.status.is_success() {
+            let why = format!("with status {status} instead of {}", request.success.as_u16());
+            return Err(self.unreadable(effect, &why));
+        }
+        let problem = (answer.media_type == wire::PROBLEM_JSON)
             .then(|| serde_json::from_slice::<Problem>(&answer.body));
         Err(match problem {
-            Some(Ok(problem)) => error::from_problem(&problem, &self.host),
+            Some(Ok(problem)) => error::from_problem(&problem, status, effect, &self.host),
             _ => error::from_status(status, effect, &self.host),
         })
     }
@@ -253,8 +279,8 @@ impl Client {
     }
 
     /// A problem inside a success, about one of many items.
-    pub(crate) fn problem(&self, problem: &Problem) -> DiscoveryError {
-        error::from_problem(problem, &self.host)
+    pub(crate) fn problem(&self, problem: &Problem, effect: Effect) -> DiscoveryError {
+        error::from_problem(problem, problem.status, effect, &self.host)
     }
 
     /// Checks that a discovery service answers, within `limit`.
@@ -329,7 +355,7 @@ mod tests {
         let client = Client::try_new(&HttpConfig::try_new("http://127.0.0.1:9").unwrap()).unwrap();
         let _turns = client.permits.acquire_many(IN_FLIGHT as u32).await.unwrap();
         let request = Request::delete("/x".to_owned());
-        let error = client.call(&request, client.deadline()).await.unwrap_err();
+        let error = client.done(&request, client.deadline()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(error.retry(), Retry::Safe { after: None });
         assert!(error.to_string().contains("127.0.0.1:9"), "{error}");

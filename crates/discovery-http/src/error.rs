@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use discovery_core::{DiscoveryError, ErrorKind, Retry};
 
-use crate::wire::Problem;
+use crate::wire::{self, Problem};
 
 /// Name of the system in messages.
 pub(crate) const SYSTEM: &str = "http";
@@ -26,14 +26,23 @@ impl Effect {
     }
 }
 
-/// The service answered with a problem.
-pub(crate) fn from_problem(problem: &Problem, host: &str) -> DiscoveryError {
-    let kind = kind_of(&problem.code, problem.status);
+/// An answer with a problem. Of the service's own, the code decides; of anything in between,
+/// the status does.
+pub(crate) fn from_problem(problem: &Problem, status: u16, effect: Effect, host: &str) -> DiscoveryError {
+    if !problem.kind.starts_with(wire::PROBLEM_TYPE) {
+        return from_status(status, effect, host);
+    }
+    let kind = match kind_of(&problem.code, status) {
+        // That nothing stands there is said by a success, item by item.
+        ErrorKind::NotFound => ErrorKind::Unexpected,
+        kind => kind,
+    };
+    let safe = Retry::Safe {
+        after: problem.retry_after_ms.map(Duration::from_millis),
+    };
     let retry = match (problem.outcome_unknown, problem.retryable) {
-        (true, _) => Retry::OutcomeUnknown,
-        (false, true) => Retry::Safe {
-            after: problem.retry_after_ms.map(Duration::from_millis),
-        },
+        (true, _) if effect == Effect::Write => Retry::OutcomeUnknown,
+        (true, _) | (false, true) => safe,
         (false, false) => Retry::Never,
     };
     let detail = match problem.detail.as_str() {
@@ -43,12 +52,12 @@ pub(crate) fn from_problem(problem: &Problem, host: &str) -> DiscoveryError {
     error(kind, format!("{} (answered by {host})", short(detail))).with_retry(retry)
 }
 
-/// An answer that is no problem document, such as the page of a proxy in between.
+/// An answer that is not of the service's own making, such as the page of a proxy in between.
 pub(crate) fn from_status(status: u16, effect: Effect, host: &str) -> DiscoveryError {
-    let context = format!("{host} answered with status {status} and no problem document");
+    let context = format!("{host} answered with status {status}, not as a discovery service does");
     let error = error(kind_of("", status), context);
     match status {
-        500.. => error.with_retry(effect.unanswered()),
+        408 | 500.. => error.with_retry(effect.unanswered()),
         _ => error,
     }
 }
@@ -134,20 +143,48 @@ fn short(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn problem(code: &str, status: u16) -> Problem {
-        serde_json::from_value(serde_json::json!({"code": code, "status": status})).unwrap()
+    fn problem(code: &str) -> Problem {
+        let kind = format!("urn:discovery:problem:{code}");
+        serde_json::from_value(serde_json::json!({"type": kind, "code": code})).unwrap()
+    }
+
+    fn kind(problem: &Problem, status: u16) -> ErrorKind {
+        from_problem(problem, status, Effect::Read, "h:1").kind()
     }
 
     #[test]
-    fn every_kind_survives_the_wire() {
-        for kind in ErrorKind::ALL {
-            assert_eq!(from_problem(&problem(kind.code(), 400), "h:1").kind(), kind);
+    fn every_kind_survives_the_wire_but_one_that_is_no_answer() {
+        for expected in ErrorKind::ALL {
+            let found = kind(&problem(expected.code()), 400);
+            match expected {
+                ErrorKind::NotFound => assert_eq!(found, ErrorKind::Unexpected),
+                _ => assert_eq!(found, expected),
+            }
+        }
+    }
+
+    #[test]
+    fn the_code_of_a_stranger_says_nothing() {
+        for stranger in ["", "about:blank", "https://shop/problems/not-found"] {
+            let mut problem = problem("lease-lost");
+            problem.kind = stranger.to_owned();
+            problem.retryable = true;
+            for (status, expected) in [
+                (404, ErrorKind::Unexpected),
+                (410, ErrorKind::Unexpected),
+                (403, ErrorKind::PermissionDenied),
+                (503, ErrorKind::Unavailable),
+            ] {
+                assert_eq!(kind(&problem, status), expected, "{stranger} {status}");
+            }
+            let error = from_problem(&problem, 503, Effect::Write, "h:1");
+            assert_eq!(error.retry(), Retry::OutcomeUnknown, "nor does its advice");
         }
     }
 
     #[test]
     fn codes_that_are_no_kind_come_down_to_one() {
-        for (code, status, kind) in [
+        for (code, status, expected) in [
             ("no-such-route", 404, ErrorKind::Unsupported),
             ("method-not-allowed", 405, ErrorKind::Unsupported),
             ("too-large", 413, ErrorKind::InvalidArgument),
@@ -158,11 +195,7 @@ mod tests {
             ("from-the-future", 429, ErrorKind::RateLimited),
             ("from-the-future", 401, ErrorKind::PermissionDenied),
         ] {
-            assert_eq!(
-                from_problem(&problem(code, status), "h:1").kind(),
-                kind,
-                "{code} {status}"
-            );
+            assert_eq!(kind(&problem(code), status), expected, "{code} {status}");
         }
     }
 
@@ -180,6 +213,7 @@ mod tests {
             (404, Effect::Read, ErrorKind::Unexpected, Retry::Never),
             (302, Effect::Read, ErrorKind::Unexpected, Retry::Never),
             (401, Effect::Write, ErrorKind::PermissionDenied, Retry::Never),
+            (408, Effect::Read, ErrorKind::Timeout, Retry::Safe { after: None }),
         ] {
             let error = from_status(status, effect, "h:1");
             assert_eq!(
@@ -193,13 +227,18 @@ mod tests {
 
     #[test]
     fn retry_advice_is_taken_over() {
-        let json = serde_json::json!({"code": "warming-up", "retryable": true, "retry_after_ms": 1500});
-        let error = from_problem(&serde_json::from_value(json).unwrap(), "h:1");
-        let after = Some(Duration::from_millis(1500));
-        assert_eq!(error.retry(), Retry::Safe { after });
-        let json = serde_json::json!({"code": "timeout", "retryable": true, "outcome_unknown": true});
-        let error = from_problem(&serde_json::from_value(json).unwrap(), "h:1");
-        assert_eq!(error.retry(), Retry::OutcomeUnknown);
+        let mut advice = problem("warming-up");
+        (advice.retryable, advice.retry_after_ms) = (true, Some(1_500));
+        let retry = |problem: &Problem, effect| from_problem(problem, 503, effect, "h:1").retry();
+        let after = Some(Duration::from_millis(1_500));
+        assert_eq!(retry(&advice, Effect::Write), Retry::Safe { after });
+        advice.outcome_unknown = true;
+        assert_eq!(retry(&advice, Effect::Write), Retry::OutcomeUnknown);
+        assert_eq!(
+            retry(&advice, Effect::Read),
+            Retry::Safe { after },
+            "a read has no outcome"
+        );
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) async fn open(
     let body = OpenSession {
         ttl_ms: wire::millis(ttl),
     };
-    let request = Request::post(client::path(cluster, "sessions"), &body, Effect::Write)?;
+    let request = Request::post(client::path(cluster, "sessions"), &body, Effect::Write)?.creating();
     let granted: SessionGranted = client.json(&request, client.deadline()).await?;
     let granted = session(granted.session, granted.ttl_ms);
     if granted.ttl < ttl {
@@ -59,10 +59,8 @@ pub(crate) async fn renew(
     let complete = parts.len() == 1;
     let mut renewal: Option<Renewal> = None;
     for part in parts {
-        let into = renewal.as_ref().map(|renewal| renewal.session.clone());
         let ask = Part {
             session: renewed,
-            into: into.filter(|session| session.id != renewed.id),
             held: part,
             complete,
         };
@@ -89,16 +87,12 @@ pub(crate) async fn close(
     session: &Session,
 ) -> Result<(), DiscoveryError> {
     let path = client::path(cluster, &format!("sessions/{}", token(session)?));
-    client
-        .call(&Request::delete(path), client.deadline())
-        .await
-        .map(drop)
+    client.done(&Request::delete(path), client.deadline()).await
 }
 
 /// One request of a renewal.
 struct Part<'a> {
     session: &'a Session,
-    into: Option<Session>,
     held: &'a [Held],
     complete: bool,
 }
@@ -114,11 +108,9 @@ impl Part<'_> {
             Some(held) => part::cluster(&held.key)?,
             None => cluster.clone(),
         };
-        let into = self.into.as_ref().map(token).transpose()?;
         let body = RenewSession {
             ttl_ms: wire::millis(self.session.ttl),
             complete: self.complete,
-            into: into.map(str::to_owned),
             held: self.held.iter().map(held_record).collect(),
         };
         let path = client::path(&cluster, &format!("sessions/{}/renew", token(self.session)?));
@@ -141,7 +133,7 @@ fn read(client: &Client, answer: SessionRenewed, cluster: &Cluster) -> Result<Re
             KeptRecord::Mine(version) => Kept::Mine(wire::version(&version)?),
             KeptRecord::Other(record) => Kept::Other(record.into_record(cluster)?),
             KeptRecord::Gone => Kept::Gone,
-            KeptRecord::Unknown(problem) => Kept::Unknown(client.problem(&problem)),
+            KeptRecord::Unknown(problem) => Kept::Unknown(client.problem(&problem, Effect::Write)),
         })
     };
     let kept = answer.kept.into_iter().map(kept);

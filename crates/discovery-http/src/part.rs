@@ -2,14 +2,13 @@
 
 use discovery_core::{Cluster, DiscoveryError, store::RecordKey};
 
+use crate::wire::ITEMS;
+
 /// The most bytes of items in one request: even if every byte has to be quoted, half of what
 /// a server reads.
 pub(crate) const REQUEST_BYTES: usize = 256 * 1_024;
 /// What stands around the key and the body of an item.
 const AROUND: usize = 160;
-/// The most items in one request, whatever their size.
-const ITEMS: usize = 1_000;
-
 /// Cuts items into runs of one cluster whose sizes add up to at most `limit`; a larger item
 /// stands alone.
 pub(crate) fn split<T>(

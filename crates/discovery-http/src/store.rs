@@ -73,7 +73,7 @@ impl HttpStore {
         let read = |got| match got {
             None => Ok(None),
             Some(Got::Record(record)) => self.record(record, &cluster, Effect::Read).map(Some),
-            Some(Got::Problem(problem)) => Err(self.client.problem(&problem)),
+            Some(Got::Problem(problem)) => Err(self.client.problem(&problem, Effect::Read)),
         };
         Ok(answers.into_iter().map(read).collect())
     }
@@ -124,7 +124,7 @@ impl HttpStore {
                 let record = self.record(record, cluster, Effect::Write)?;
                 Ok(Written::Conflict(Some(record)))
             }
-            WriteAnswer::Problem(problem) => Err(self.client.problem(&problem)),
+            WriteAnswer::Problem(problem) => Err(self.client.problem(&problem, Effect::Write)),
         }
     }
 

@@ -18,15 +18,21 @@ use serde_json::{Map, Value};
 pub(crate) const SERVICE: &str = "discovery";
 /// The version of the API.
 pub(crate) const API: &str = "v1";
+/// What the types of the service's own problems begin with.
+pub(crate) const PROBLEM_TYPE: &str = "urn:discovery:problem:";
+/// Media type of every success that says something.
+pub(crate) const JSON: &str = "application/json";
 /// Media type of every error answer (RFC 9457).
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// The most keys in one batch of reads; with bodies of full size the answer stays below
 /// [`ANSWER_BYTES`].
 pub(crate) const KEYS_PER_GET: usize = 400;
+/// The most records in one request, whatever their size.
+pub(crate) const ITEMS: usize = 1_000;
 /// The most records in one page of a list.
 #[cfg(feature = "server")]
 pub(crate) const PAGE_RECORDS: usize = 1_000;
-/// The most bytes of bodies in one page of a list.
+/// The most bytes of keys and bodies in one page of a list.
 #[cfg(feature = "server")]
 pub(crate) const PAGE_BYTES: usize = 4 * 1_024 * 1_024;
 /// The most bytes of a request that the server reads.
@@ -65,9 +71,6 @@ pub(crate) struct RenewSession {
     /// Whether `held` is everything that the session is believed to hold.
     #[serde(default)]
     pub(crate) complete: bool,
-    /// The session that an earlier part of the same renewal was answered with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) into: Option<String>,
     #[serde(default)]
     pub(crate) held: Vec<HeldRecord>,
 }

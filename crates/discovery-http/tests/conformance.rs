@@ -46,6 +46,7 @@ fn serve(listen: SocketAddr) -> ExitCode {
         let config = ServerConfig {
             listen,
             warm_up: Duration::ZERO,
+            forgetful: true,
         };
         let server = Server::start(config, store).await.expect("a server");
         println!("{}", server.local_addr());

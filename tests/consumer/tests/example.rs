@@ -20,7 +20,8 @@ async fn over_http_the_registration_outlives_the_system_by_far() -> anyhow::Resu
     let listen = "127.0.0.1:0".parse()?;
     let config = ServerConfig {
         listen,
-        warm_up: Duration::ZERO,
+        forgetful: true,
+        ..ServerConfig::default()
     };
     let server = Server::start(config, Arc::new(MemoryStore::new())).await?;
     let url = format!("http://{}?ttl=1s", server.local_addr());

@@ -33,7 +33,8 @@ struct Event<'a> {
     peer: PeerObject,
 }
 
-/// Registers, and stays until told to go or superseded.
+/// Registers, and stays until told to go or superseded. Told to go before it was registered, it
+/// was interrupted.
 pub(crate) async fn run(args: RegisterArgs, output: &Output) -> Result<(), Failure> {
     let peer = peer(&args)?;
     system::check(&args.system)?;
@@ -41,7 +42,7 @@ pub(crate) async fn run(args: RegisterArgs, output: &Output) -> Result<(), Failu
     let connecting = async { Ok::<_, Failure>(discovery::connect(&args.system).await?) };
     let system = tokio::select! {
         connected = output.waiting("connecting", connecting) => connected?,
-        () = stop.asked() => return Ok(()),
+        () = stop.asked() => return Err(Failure::interrupted()),
     };
     let held = Holder {
         peers: system::peers(&*system)?,
@@ -81,7 +82,7 @@ impl Holder<'_> {
         let registration = tokio::select! {
             registered = registering => registered?,
             // What may have been written is taken back by the system's shutdown.
-            () = stop.asked() => return Ok(()),
+            () = stop.asked() => return Err(Failure::interrupted()),
         };
         match self.follow(&registration, stop).await {
             Ok(()) => self.leave(registration).await,

@@ -49,8 +49,12 @@ pub(crate) async fn run(args: ServeArgs, output: &Output) -> Result<(), Failure>
                 connected = output.waiting("connecting", connecting) => connected?,
                 () = stop.asked() => return Ok(()),
             };
-            let warm_up = args.warm_up.unwrap_or_default();
-            let served = in_front_of(&*system, ServerConfig { listen, warm_up }, &mut stop, output).await;
+            let config = ServerConfig {
+                listen,
+                warm_up: args.warm_up.unwrap_or_default(),
+                forgetful: false,
+            };
+            let served = in_front_of(&*system, config, &mut stop, output).await;
             let ended = system.shutdown(GOODBYE).await;
             served?;
             Ok(ended?)

@@ -17,7 +17,12 @@ impl OwnService {
     /// Starts it; on success it accepts connections.
     pub(super) async fn start(listen: SocketAddr, warm_up: Duration) -> Result<Self, DiscoveryError> {
         let (store, pauses) = MemoryStore::forgiving_pauses(&Handle::current());
-        let server = Server::start(ServerConfig { listen, warm_up }, store).await?;
+        let config = ServerConfig {
+            listen,
+            warm_up,
+            forgetful: true,
+        };
+        let server = Server::start(config, store).await?;
         Ok(Self { server, pauses })
     }
 

@@ -1,10 +1,17 @@
 //! What the commands do when nothing goes wrong.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process::Stdio,
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 
-use crate::process::{Peer, Service, command, eventually, resolve, run, start};
+use crate::process::{PATIENCE, Peer, Service, command, eventually, resolve, run, start_quietly};
 
 const UNKNOWN: &str = "5f3c8d1e-8a43-4c1b-9a65-0a6c1a3f9b10";
 
@@ -173,16 +180,51 @@ fn a_reader_that_goes_away_ends_it_quietly() {
 }
 
 #[test]
-fn asked_to_end_while_it_connects_it_ends() {
+fn asked_to_end_while_it_connects_it_was_interrupted() {
     let service = Service::start();
     service.process.signal(Signal::STOP);
-    let mut register = start(["register", "--system", &service.url, "--address", "a"]);
+    let mut register = start_quietly(["register", "--system", &service.url, "--address", "a"]);
     // Signals are caught before the first connection is made.
     eventually(Duration::from_secs(5), || {
         catches_terminate(register.id()).then_some(())
     });
     register.signal(Signal::TERM);
-    assert_eq!(register.wait(), Some(0));
+    assert_eq!(register.wait(), Some(130));
+}
+
+#[test]
+fn asked_to_end_while_it_registers_it_was_interrupted() {
+    let (url, asked) = healthy_but_mute();
+    let mut register = start_quietly(["register", "--system", &url, "--address", "a"]);
+    asked.recv_timeout(PATIENCE).expect("it asks to register");
+    register.signal(Signal::INT);
+    assert_eq!(register.wait(), Some(130));
+}
+
+/// A service that says that it is alive, and answers nothing else; tells when it is asked.
+fn healthy_but_mute() -> (String, Receiver<()>) {
+    const HEALTH: &str = r#"{"service":"discovery","api":"v1","epoch":"1"}"#;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, asked) = sync_channel(1_024);
+    thread::spawn(move || {
+        let mut mute = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 64];
+            let read = stream.read(&mut head).unwrap_or_default();
+            if head[..read].starts_with(b"GET /healthz") {
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{HEALTH}",
+                    HEALTH.len()
+                );
+                let _ = stream.write_all(answer.as_bytes());
+            } else {
+                let _ = tell.send(());
+            }
+            mute.push(stream);
+        }
+    });
+    (url, asked)
 }
 
 /// Whether a process has a handler for SIGTERM; where that cannot be known, waits a little.

@@ -17,18 +17,30 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
-use discovery_core::{ErrorKind, store::RecordStore};
+use discovery_core::{
+    DiscoveryError, ErrorKind,
+    store::{RecordStore, Session},
+};
 use futures_util::FutureExt;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{health, instances, list, problem::Refusal, records, sessions, warm_up::WarmUp};
+use super::{
+    ServerConfig,
+    call::receive,
+    earlier::{Earlier, ended},
+    health, instances, list,
+    problem::Refusal,
+    records, sessions,
+    token::Token,
+    warm_up::WarmUp,
+};
 
 /// The most requests worked on at a time; further ones are told to come back.
 const CONCURRENT: usize = 1_024;
-/// The most time for one request, reading it included.
+/// The most bytes of requests that are kept at a time.
+const REQUESTS_BYTES: usize = 256 * 1_024 * 1_024;
+/// The most time for one request once it was read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to stay away from an overloaded service.
-const OVERLOADED: Duration = Duration::from_millis(500);
 
 /// What every request needs.
 pub(super) struct App {
@@ -36,22 +48,53 @@ pub(super) struct App {
     /// Which start of the service this is: Unix time in milliseconds.
     pub(super) epoch: u64,
     pub(super) warm_up: WarmUp,
+    /// Where the store forgets everything when the service stops.
+    earlier: Option<Earlier>,
     permits: Semaphore,
+    /// For the bytes of requests.
+    room: Semaphore,
 }
 
 impl App {
-    pub(super) fn new(store: Arc<dyn RecordStore>, warm_up: Duration) -> Self {
+    pub(super) fn new(store: Arc<dyn RecordStore>, config: &ServerConfig) -> Self {
         Self {
             store,
             epoch: next_epoch(),
-            warm_up: WarmUp::new(warm_up),
+            warm_up: WarmUp::new(config.warm_up),
+            earlier: config.forgetful.then(Earlier::new),
             permits: Semaphore::new(CONCURRENT),
+            room: Semaphore::new(REQUESTS_BYTES),
         }
     }
 
-    /// Whether no request is being worked on.
-    pub(super) fn is_idle(&self) -> bool {
-        self.permits.available_permits() == CONCURRENT
+    /// Where to look for a session that the store forgot; `None` if it knows it, if anybody does.
+    pub(super) fn earlier(&self, token: &Token) -> Option<&Earlier> {
+        let earlier = self.earlier.as_ref()?;
+        earlier.sweep();
+        (token.epoch != self.epoch).then_some(earlier)
+    }
+
+    /// The session of the store that a name stands for.
+    ///
+    /// # Errors
+    /// `LeaseLost`: it was forgotten, and nobody took it up. From now on nobody can.
+    pub(super) fn session(&self, token: Token) -> Result<Session, DiscoveryError> {
+        match self.earlier(&token) {
+            None => Ok(token.session),
+            Some(earlier) => earlier.taken(&token).ok_or_else(ended),
+        }
+    }
+
+    /// Ends the session that a name stands for; it cannot be taken up afterwards.
+    pub(super) async fn close(&self, token: &Token) -> Result<(), DiscoveryError> {
+        let Some(earlier) = self.earlier(token) else {
+            return self.store.close(&token.session).await;
+        };
+        if let Some(session) = earlier.taken(token) {
+            self.store.close(&session).await?;
+            earlier.end(token);
+        }
+        Ok(())
     }
 }
 
@@ -102,26 +145,38 @@ fn in_clusters() -> Router<Arc<App>> {
 
 /// Bounds the number of requests and the time of each, and answers for a handler that panics.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let Ok(_permit) = app.permits.try_acquire() else {
-        return Refusal::unavailable("overloaded", "too many requests at once", OVERLOADED).into_response();
-    };
-    let changes = !matches!(request.method().as_str(), "GET" | "HEAD");
-    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let mut response = match timeout(REQUEST_TIMEOUT, work).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(_panic)) => {
-            tracing::error!("a request handler panicked");
-            Refusal::of_kind(ErrorKind::Unexpected, "the service failed; its log may tell why")
-                .into_response()
-        }
-        Err(_) => {
-            let refusal = Refusal::of_kind(ErrorKind::Timeout, "the request took too long");
-            refusal.with_outcome_unknown(changes).into_response()
-        }
-    };
+    let answer = answer(&app, request, next).await;
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+async fn answer(app: &App, request: Request, next: Next) -> Result<Response, Refusal> {
+    let changes = changes(&request);
+    let (parts, body) = request.into_parts();
+    // Whoever sends slowly takes nobody else's turn.
+    let (body, _room) = receive(body, &app.room).await?;
+    let Ok(_permit) = app.permits.try_acquire() else {
+        return Err(Refusal::overloaded("too many requests at once"));
+    };
+    let request = Request::from_parts(parts, body.into());
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let refusal = match timeout(REQUEST_TIMEOUT, work).await {
+        Ok(Ok(response)) => return Ok(response),
+        Ok(Err(_panic)) => {
+            tracing::error!("a request handler panicked");
+            Refusal::of_kind(ErrorKind::Unexpected, "the service failed; its log may tell why")
+        }
+        Err(_) => Refusal::of_kind(ErrorKind::Timeout, "the request took too long"),
+    };
+    Err(refusal.with_outcome_unknown(changes))
+}
+
+/// Whether a request may change something.
+fn changes(request: &Request) -> bool {
+    let reads = matches!(request.method().as_str(), "GET" | "HEAD");
+    !reads && !request.uri().path().ends_with("/records:batchGet")
 }
 
 async fn no_such_route() -> Refusal {

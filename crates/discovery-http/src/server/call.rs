@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::Body,
+    body::{self, Body},
     extract::{FromRequest, Request},
     http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
 };
@@ -12,9 +12,16 @@ use discovery_core::{Cluster, DiscoveryError, ErrorKind, limit, store::Writer};
 use futures_util::StreamExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{problem::Refusal, token::Token};
 use crate::wire;
+
+/// The most time for the body of a request to arrive.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request within a cluster.
 pub(super) struct Call {
@@ -36,7 +43,9 @@ impl<S: Send + Sync> FromRequest<S> for Call {
             cluster,
             segments,
             query: query(parts.uri.query().unwrap_or_default())?,
-            body: read(body).await?,
+            body: body::to_bytes(body, wire::REQUEST_BYTES)
+                .await
+                .map_err(|_| Refusal::invalid("the body could not be read to its end"))?,
             headers: parts.headers,
         })
     }
@@ -132,9 +141,23 @@ fn decode(part: &str, text: &str) -> Result<String, Refusal> {
         .map_err(|_| Refusal::invalid(format!("the {part} is not UTF-8")))
 }
 
-async fn read(body: Body) -> Result<Bytes, Refusal> {
+/// Reads the body of a request, which must arrive in time and find room.
+pub(super) async fn receive(
+    body: Body,
+    room: &Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Refusal> {
+    let read = timeout(RECEIVE_TIMEOUT, whole(body, room)).await;
+    read.unwrap_or_else(|_| {
+        let detail = "the request did not arrive in time";
+        let status = StatusCode::REQUEST_TIMEOUT;
+        Err(Refusal::new(status, ErrorKind::Timeout.code(), detail).retryable())
+    })
+}
+
+async fn whole(body: Body, room: &Semaphore) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Refusal> {
     let mut chunks = body.into_data_stream();
     let mut whole = BytesMut::new();
+    let mut taken: Option<SemaphorePermit<'_>> = None;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| Refusal::invalid("the body could not be read to its end"))?;
         if whole.len() + chunk.len() > wire::REQUEST_BYTES {
@@ -143,14 +166,30 @@ async fn read(body: Body) -> Result<Bytes, Refusal> {
                 wire::REQUEST_BYTES
             )));
         }
+        let more = room.try_acquire_many(u32::try_from(chunk.len()).unwrap_or(u32::MAX));
+        let more = more.map_err(|_| Refusal::overloaded("too many bytes of requests at once"))?;
+        match &mut taken {
+            Some(taken) => taken.merge(more),
+            None => taken = Some(more),
+        }
         whole.extend_from_slice(&chunk);
     }
-    Ok(whole.freeze())
+    Ok((whole.freeze(), taken))
 }
 
 /// A time to live on the wire; outside the limits it is refused, never clamped.
 pub(super) fn ttl(ttl_ms: u64) -> Result<Duration, Refusal> {
     Ok(limit::ttl(Duration::from_millis(ttl_ms))?)
+}
+
+/// Refuses more items in one request than are worked on at a time.
+pub(super) fn at_most(most: usize, items: usize) -> Result<(), Refusal> {
+    if items <= most {
+        return Ok(());
+    }
+    Err(Refusal::invalid(format!(
+        "at most {most} records fit in one request, not {items}"
+    )))
 }
 
 /// A body of a record, within its limit.
@@ -179,4 +218,33 @@ pub(super) fn cut(text: &str) -> &str {
 /// An answer of the store that contradicts its contract.
 pub(super) fn broken_contract() -> DiscoveryError {
     DiscoveryError::new(ErrorKind::Unexpected, "the store did not answer once per item")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_takes_room_until_it_is_done_with() {
+        let room = Semaphore::new(10);
+        let (body, taken) = receive(Body::from("12345678"), &room).await.unwrap();
+        assert_eq!((&body[..], room.available_permits()), (&b"12345678"[..], 2));
+        let refusal = receive(Body::from("123"), &room).await.unwrap_err();
+        let problem = refusal.into_problem();
+        assert_eq!((problem.code.as_str(), problem.retryable), ("overloaded", true));
+        assert_eq!(room.available_permits(), 2);
+        drop(taken);
+        assert_eq!(room.available_permits(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_must_arrive_in_time() {
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, axum::Error>>());
+        let problem = receive(body, &Semaphore::new(10))
+            .await
+            .unwrap_err()
+            .into_problem();
+        assert_eq!((problem.code.as_str(), problem.status), ("timeout", 408));
+        assert!(problem.retryable && !problem.outcome_unknown);
+    }
 }

@@ -1,13 +1,19 @@
 //! Accepts connections, serves them, and sees them off.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, body::Body};
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -15,7 +21,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::app::{self, App};
+use super::{
+    app::{self, App},
+    exchange::{Exchange, Unanswered},
+    socket::Socket,
+};
 
 /// The most connections at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 10_000;
@@ -25,12 +35,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 * 1_024;
 /// How long to wait when the system has no more sockets.
 const NO_SOCKETS: Duration = Duration::from_millis(100);
-/// At shutdown, the last request must be this long ago before connections are cut.
+/// At shutdown, the last answer must have left this long ago before connections are cut.
 const QUIET: Duration = Duration::from_millis(150);
 
 /// Serves until told to stop, and then until what is being worked on is answered.
 pub(super) async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
-    let router = app::router(app.clone());
+    let router = app::router(app);
+    let unanswered = Unanswered::default();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -39,12 +50,15 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, stop: Cancellati
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone(), stop.clone()));
+                    let exchange = unanswered.exchange();
+                    connections.spawn(connection(stream, exchange, router.clone(), stop.clone()));
                 }
-                Err(cause) => {
+                Err(cause) if is_exhausted(&cause) => {
                     tracing::warn!(%cause, "cannot accept a connection");
                     sleep(NO_SOCKETS).await;
                 }
+                // It broke before it was accepted: nobody else has to wait.
+                Err(cause) => tracing::debug!(%cause, "a connection was not accepted"),
             },
         }
     }
@@ -53,19 +67,37 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, stop: Cancellati
     tokio::select! {
         () = all_closed => {}
         // A connection on which nothing was ever sent would be waited for in vain.
-        () = quiet(&app) => {}
+        () = quiet(&unanswered) => {}
     }
     connections.shutdown().await;
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+/// Whether the system has nothing left for one more connection.
+fn is_exhausted(cause: &io::Error) -> bool {
+    const EXHAUSTED: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(cause).is_some_and(|errno| EXHAUSTED.contains(&errno))
+}
+
+async fn connection(stream: TcpStream, exchange: Arc<Exchange>, router: Router, stop: CancellationToken) {
     // An answer is small and waited for.
     let _ = stream.set_nodelay(true);
+    let socket = Socket::new(stream, exchange.clone());
+    let router = TowerToHyperService::new(router);
+    let answered = service_fn(move |request: Request<Incoming>| {
+        let exchange = exchange.clone();
+        exchange.begun();
+        let answer = router.call(request.map(Body::new));
+        async move {
+            answer
+                .await
+                .map(|answer| answer.map(|body| exchange.answer(body)))
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(socket), answered);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -79,15 +111,30 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     }
 }
 
-/// Waits until no request has been worked on for a while.
-async fn quiet(app: &App) {
+/// Waits until every answer has left, and nothing more was asked for a while.
+async fn quiet(unanswered: &Unanswered) {
     loop {
         sleep(QUIET).await;
-        if app.is_idle() {
+        if unanswered.is_none() {
             sleep(QUIET).await;
-            if app.is_idle() {
+            if unanswered.is_none() {
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_exhausted_system_is_waited_for() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(is_exhausted(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::CONNABORTED, Errno::CONNRESET, Errno::PERM] {
+            assert!(!is_exhausted(&errno.into()), "{errno}");
         }
     }
 }

@@ -9,8 +9,8 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use discovery_core::{
-    DiscoveryError, ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
-    store::{Expect, Held, Record, RecordKey, RecordStore, Session, Write, Writer, Written},
+    ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
+    store::{Expect, Held, Kept, Record, RecordKey, RecordStore, Session, Write, Writer, Written},
 };
 use discovery_records::peer;
 use serde::{Deserialize, Serialize};
@@ -105,36 +105,48 @@ pub(super) async fn renew(
     call: Call,
 ) -> Result<(StatusCode, HeaderMap), Refusal> {
     let id = instance_id(&call)?;
-    let session = call.session("lease-id")?.session;
+    let session = app.session(call.session("lease-id")?)?;
     let key = peer::peer_key(&call.cluster, id.worker_id());
-    let standing = get(&*app.store, &key).await?;
-    let held = standing.iter().map(|record| Held {
-        key: record.key.clone(),
-        body: record.body.clone(),
-        writer: record.writer,
-        version: record.version.clone(),
-    });
-    let renewal = app.store.renew(&session, &held.collect::<Vec<_>>()).await?;
-    let Some(record) = standing else {
-        // Never `warming-up`: registering again is what ends the warm-up.
-        return Err(absent("this instance is not registered any more: register again"));
+    let Some(standing) = get(&*app.store, &key).await? else {
+        app.store.renew(&session, &[]).await?;
+        return Err(unregistered());
     };
-    let holder = peer::decode(&record.key, &record.body)?;
+    let holder = peer::decode(&key, &standing.body)?;
     if holder.instance_id() != id {
-        let detail = format!("instance {} has taken this place", holder.instance_id());
-        return Err(Refusal::of_kind(ErrorKind::Superseded, detail));
+        return Err(superseded(&holder));
     }
+    let held = Held {
+        key: standing.key,
+        body: standing.body,
+        writer: standing.writer,
+        version: standing.version,
+    };
+    let mut renewal = app.store.renew(&session, &[held]).await?;
+    still_stands(renewal.kept.pop(), &holder)?;
     let mut headers = HeaderMap::new();
     let expires_in = HeaderValue::from(renewal.session.ttl.as_secs());
     headers.insert(HeaderName::from_static("expires-in"), expires_in);
     Ok((StatusCode::NO_CONTENT, headers))
 }
 
+/// Whether what a renewal says about the record of `holder` is that this peer stands there.
+fn still_stands(kept: Option<Kept>, holder: &PeerInfo) -> Result<(), Refusal> {
+    match kept.unwrap_or_else(|| Kept::Unknown(broken_contract())) {
+        Kept::Mine(_) => Ok(()),
+        Kept::Gone => Err(unregistered()),
+        Kept::Unknown(error) => Err(error.into()),
+        // Kept by another lease of the same peer, perhaps.
+        Kept::Other(record) => match peer::decode(&record.key, &record.body)? {
+            other if other == *holder => Ok(()),
+            other => Err(superseded(&other)),
+        },
+    }
+}
+
 /// `DELETE` an instance: ends its lease, and with it the record that hangs on it.
 pub(super) async fn unregister(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
     instance_id(&call)?;
-    let session = call.session("lease-id")?.session;
-    app.store.close(&session).await?;
+    app.close(&call.session("lease-id")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -218,9 +230,10 @@ async fn find(app: &App, call: &Call, id: WorkerId) -> Result<PeerInfo, Refusal>
     }
 }
 
-async fn get(store: &dyn RecordStore, key: &RecordKey) -> Result<Option<Record>, DiscoveryError> {
+async fn get(store: &dyn RecordStore, key: &RecordKey) -> Result<Option<Record>, Refusal> {
     let answer = store.get(std::slice::from_ref(key)).await.pop();
-    answer.unwrap_or_else(|| Err(broken_contract()))
+    let found = answer.unwrap_or_else(|| Err(broken_contract()));
+    found.map_err(Refusal::of_read)
 }
 
 fn instance_id(call: &Call) -> Result<InstanceId, Refusal> {
@@ -255,6 +268,65 @@ fn view(peer: &PeerInfo) -> PeerView {
     }
 }
 
+/// Never `warming-up`: registering again is what ends the warm-up.
+fn unregistered() -> Refusal {
+    absent("this instance is not registered any more: register again")
+}
+
+fn superseded(holder: &PeerInfo) -> Refusal {
+    let detail = format!("instance {} has taken this place", holder.instance_id());
+    Refusal::of_kind(ErrorKind::Superseded, detail)
+}
+
 fn absent(detail: &str) -> Refusal {
     Refusal::of_kind(ErrorKind::NotFound, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery_core::{Cluster, DiscoveryError, store::Version};
+
+    use super::*;
+
+    /// Two instance ids of one worker id.
+    const TWINS: [&str; 2] = [
+        "b93942ea-7b73-8267-d59f-3d805cf975ae",
+        "b81a078d-f2d8-4f88-3a52-96093bbc56af",
+    ];
+
+    fn peer(id: &str, address: &str) -> PeerInfo {
+        PeerInfo::new(id.parse().unwrap(), WorkerAddress::from_bytes(address))
+    }
+
+    fn other(peer: &PeerInfo) -> Kept {
+        Kept::Other(Record {
+            key: peer::peer_key(&Cluster::default(), peer.worker_id()),
+            body: peer::encode(peer).unwrap(),
+            writer: Writer::random(),
+            version: Version("2".into()),
+            at: None,
+        })
+    }
+
+    #[test]
+    fn what_a_renewal_says_about_the_record_decides() {
+        let holder = peer(TWINS[0], "a");
+        let code = |kept| {
+            let refusal = still_stands(kept, &holder).err();
+            refusal.map(|refusal| refusal.into_problem().code)
+        };
+        let down = DiscoveryError::new(ErrorKind::Unavailable, "down");
+        for (kept, expected) in [
+            (Some(Kept::Mine(Version("1".into()))), None),
+            (Some(other(&holder)), None),
+            (Some(other(&peer(TWINS[0], "b"))), Some("superseded")),
+            (Some(other(&peer(TWINS[1], "a"))), Some("superseded")),
+            (Some(Kept::Gone), Some("not-found")),
+            (Some(Kept::Unknown(down)), Some("unavailable")),
+            (None, Some("unexpected")),
+        ] {
+            let shown = format!("{kept:?}");
+            assert_eq!(code(kept).as_deref(), expected, "{shown}");
+        }
+    }
 }

@@ -47,7 +47,10 @@ pub(super) async fn page(
     token: Option<&str>,
 ) -> Result<Listing, Refusal> {
     let from = token.map(Place::parse).transpose()?.unwrap_or_default();
-    let mut listing = store.list(prefix, from.page.clone()).await?;
+    let mut listing = store
+        .list(prefix, from.page.clone())
+        .await
+        .map_err(Refusal::of_read)?;
     if let Some(after) = &from.after {
         // What the store calls one page was begun by an earlier answer.
         listing
@@ -75,10 +78,10 @@ pub(super) async fn page(
 }
 
 /// How many records go on a page, at least one.
-fn fitting(records: &[Record], limit: usize) -> usize {
+pub(super) fn fitting(records: &[Record], limit: usize) -> usize {
     let mut bytes = 0;
     let mut fits = |record: &&Record| {
-        bytes += record.body.len();
+        bytes += record.key.as_str().len() + record.body.len();
         bytes <= wire::PAGE_BYTES
     };
     let fitting = records.iter().take(limit).take_while(&mut fits).count();
@@ -114,7 +117,37 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use discovery_core::{
+        Cluster,
+        store::{Version, Writer},
+    };
+
     use super::*;
+
+    fn record(body: usize) -> Record {
+        let long = "x".repeat(120);
+        let key = RecordKey::try_new(&Cluster::default(), "things", &[&long[..]; 8]).unwrap();
+        Record {
+            key,
+            body: vec![b'x'; body].into(),
+            writer: Writer::random(),
+            version: Version("1".into()),
+            at: None,
+        }
+    }
+
+    #[test]
+    fn a_page_is_full_by_number_or_by_the_bytes_of_keys_and_bodies() {
+        assert_eq!(fitting(&[], 10), 0);
+        assert_eq!(fitting(&vec![record(0); 20], 10), 10);
+        assert_eq!(fitting(&[record(wire::PAGE_BYTES)], 10), 1, "at least one");
+        let empty = vec![record(0); 10_000];
+        let bytes = fitting(&empty, 10_000) * empty[0].key.as_str().len();
+        assert!(
+            bytes <= wire::PAGE_BYTES && bytes > wire::PAGE_BYTES / 2,
+            "{bytes}"
+        );
+    }
 
     #[test]
     fn places_read_back_and_rubbish_does_not() {

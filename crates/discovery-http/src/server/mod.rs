@@ -4,12 +4,15 @@
 mod app;
 mod call;
 mod connection;
+mod earlier;
+mod exchange;
 mod health;
 mod instances;
 mod list;
 mod problem;
 mod records;
 mod sessions;
+mod socket;
 mod take_up;
 mod token;
 mod warm_up;
@@ -22,7 +25,7 @@ use std::{
 };
 
 use discovery_core::{
-    DiscoveryError, ErrorKind,
+    DiscoveryError, ErrorKind, limit,
     store::RecordStore,
     task::{Exit, OwnedTask},
 };
@@ -42,15 +45,34 @@ pub struct ServerConfig {
     /// found at once. Needed where the store forgets what it held when the service stops, and then
     /// as long as the longest interval at which clients renew.
     pub warm_up: Duration,
+    /// The store loses its records and sessions when the service stops, and nobody else serves
+    /// them. Then the first renewal of a session of an earlier start takes its records up again.
+    /// In front of a store that remembers, that would bring back what was ended.
+    pub forgetful: bool,
 }
 
 impl Default for ServerConfig {
-    /// `127.0.0.1:7400`, no warm-up.
+    /// `127.0.0.1:7400`, no warm-up, in front of a store that remembers.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             warm_up: Duration::ZERO,
+            forgetful: false,
         }
+    }
+}
+
+impl ServerConfig {
+    /// Checks what can be checked without listening.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a warm-up of more than an hour: no renewal is that far away.
+    pub fn validate(&self) -> Result<(), DiscoveryError> {
+        if self.warm_up <= *limit::TTL.end() {
+            return Ok(());
+        }
+        let context = format!("warm_up {:?} is longer than 1h", self.warm_up);
+        Err(DiscoveryError::invalid_config(context).with_system(SYSTEM))
     }
 }
 
@@ -69,8 +91,10 @@ impl Server {
     /// this.
     ///
     /// # Errors
-    /// `InvalidConfig` naming the address that cannot be listened on.
+    /// `InvalidConfig` naming the address that cannot be listened on, or what
+    /// [`ServerConfig::validate`] refuses.
     pub async fn start(config: ServerConfig, store: Arc<dyn RecordStore>) -> Result<Self, DiscoveryError> {
+        config.validate()?;
         let refused = |cause| {
             let context = format!("cannot listen on {}", config.listen);
             DiscoveryError::invalid_config(context)
@@ -79,7 +103,7 @@ impl Server {
         };
         let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
         let local_addr = listener.local_addr().map_err(refused)?;
-        let app = Arc::new(App::new(store, config.warm_up));
+        let app = Arc::new(App::new(store, &config));
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
         let task = OwnedTask::spawn(&Handle::current(), |stop| async move {
@@ -110,8 +134,8 @@ impl Server {
         DiscoveryError::new(ErrorKind::Unexpected, context).with_system(SYSTEM)
     }
 
-    /// Stops: accepts nothing more, answers the requests that are being worked on, and closes
-    /// every connection. Idle connections do not delay it.
+    /// Stops: accepts nothing more, answers the requests that are being worked on until the last
+    /// byte has left, and closes every connection. Idle connections do not delay it.
     ///
     /// # Errors
     /// `Timeout` if requests were cut off at `deadline`.

@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 use super::warm_up;
 use crate::wire::{self, Problem};
 
+const OVERLOADED: &str = "overloaded";
+
 /// An answer that is no success.
 #[derive(Debug)]
 pub(super) struct Refusal(Box<Problem>);
@@ -20,7 +22,7 @@ impl Refusal {
     /// A code of the service's own.
     pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem {
-            kind: format!("urn:discovery:problem:{code}"),
+            kind: format!("{}{code}", wire::PROBLEM_TYPE),
             title: code.replace('-', " "),
             status: status.as_u16(),
             detail: detail.into(),
@@ -42,12 +44,28 @@ impl Refusal {
         Self::of_kind(ErrorKind::InvalidArgument, detail)
     }
 
+    /// A read that failed: whatever became of it, it may be repeated.
+    pub(super) fn of_read(error: DiscoveryError) -> Self {
+        Self::from(error).with_outcome_unknown(false)
+    }
+
     /// Not now; nothing happened.
     pub(super) fn unavailable(code: &str, detail: &str, retry_after: Duration) -> Self {
         let mut refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
         refusal.0.retryable = true;
         refusal.0.retry_after_ms = Some(wire::millis(retry_after));
         refusal
+    }
+
+    /// More is asked for than the service works on at a time; nothing happened.
+    pub(super) fn overloaded(detail: &str) -> Self {
+        Self::unavailable(OVERLOADED, detail, Duration::from_millis(500))
+    }
+
+    /// Nothing happened; it may be repeated at once.
+    pub(super) fn retryable(mut self) -> Self {
+        self.0.retryable = true;
+        self
     }
 
     /// Says whether what was asked for may have happened.
@@ -91,8 +109,8 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let problem = self.0;
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if problem.code == warm_up::CODE {
-            // Expected, and every lookup of a fleet would say so.
+        if [warm_up::CODE, OVERLOADED].contains(&problem.code.as_str()) {
+            // Expected, and every request of a fleet would say so.
             tracing::debug!(code = problem.code, "request refused");
         } else if status.is_server_error() {
             tracing::warn!(code = problem.code, detail = problem.detail, "request refused");

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     app::App,
-    call::{Call, broken_contract, record_body},
+    call::{Call, at_most, broken_contract, record_body},
     problem::Refusal,
     token::Token,
 };
@@ -29,10 +29,7 @@ pub(super) async fn batch_get(
     call: Call,
 ) -> Result<Json<Results<Option<Got>>>, Refusal> {
     let ask: BatchGet = call.json()?;
-    if ask.keys.len() > wire::KEYS_PER_GET {
-        let detail = format!("at most {} keys can be asked for at once", wire::KEYS_PER_GET);
-        return Err(Refusal::invalid(detail));
-    }
+    at_most(wire::KEYS_PER_GET, ask.keys.len())?;
     let keys = ask.keys.iter().map(|key| wire::key(&call.cluster, key));
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let answers = app.store.get(&keys).await.into_iter();
@@ -45,9 +42,11 @@ pub(super) async fn batch_write(
     call: Call,
 ) -> Result<Json<Results<WriteAnswer>>, Refusal> {
     let ask: BatchWrite = call.json()?;
-    let session = Token::parse(&ask.session)?.session;
+    at_most(wire::ITEMS, ask.items.len())?;
+    let token = Token::parse(&ask.session)?;
     let items = ask.items.into_iter().map(|item| read_item(item, &call.cluster));
     let items = items.collect::<Result<Vec<_>, _>>()?;
+    let session = app.session(token)?;
     let answers = app.store.write(&session, &items).await.into_iter();
     let results = answers.map(written).collect();
     Ok(Json(Results { results }))
@@ -55,12 +54,13 @@ pub(super) async fn batch_write(
 
 pub(super) async fn remove(State(app): State<Arc<App>>, call: Call) -> Result<Json<RemoveAnswer>, Refusal> {
     let ask: Remove = call.json()?;
-    let session = Token::parse(&ask.session)?.session;
+    let token = Token::parse(&ask.session)?;
     let removal = Removal {
         key: wire::key(&call.cluster, &ask.key)?,
         writer: wire::writer(&ask.writer)?,
         expect: ask.expect.into_expect()?,
     };
+    let session = app.session(token)?;
     Ok(Json(match app.store.remove(&session, &removal).await? {
         Removed::Done => RemoveAnswer::Done,
         Removed::Conflict(record) => RemoveAnswer::Conflict(record.as_ref().map(WireRecord::new)),
@@ -71,7 +71,8 @@ pub(super) async fn remove(State(app): State<Arc<App>>, call: Call) -> Result<Js
 pub(super) async fn read(State(app): State<Arc<App>>, call: Call) -> Result<Response, Refusal> {
     let key = key(&call)?;
     let answer = app.store.get(std::slice::from_ref(&key)).await.pop();
-    match answer.unwrap_or_else(|| Err(broken_contract()))? {
+    let found = answer.unwrap_or_else(|| Err(broken_contract()));
+    match found.map_err(Refusal::of_read)? {
         Some(record) => Ok(with_etag(StatusCode::OK, &record)),
         None => {
             app.warm_up.check()?;
@@ -83,7 +84,7 @@ pub(super) async fn read(State(app): State<Arc<App>>, call: Call) -> Result<Resp
 
 /// `PUT` one record: `If-None-Match: *` creates, `If-Match` replaces.
 pub(super) async fn write(State(app): State<Arc<App>>, call: Call) -> Result<Response, Refusal> {
-    let session = call.session("session-id")?.session;
+    let token = call.session("session-id")?;
     let key = key(&call)?;
     let body: Body = call.json()?;
     let item = Write {
@@ -96,6 +97,7 @@ pub(super) async fn write(State(app): State<Arc<App>>, call: Call) -> Result<Res
         Expect::Absent => StatusCode::CREATED,
         Expect::Version(_) => StatusCode::OK,
     };
+    let session = app.session(token)?;
     let answer = app.store.write(&session, std::slice::from_ref(&item)).await.pop();
     match answer.unwrap_or_else(|| Err(broken_contract()))? {
         Written::Done(record) => Ok(with_etag(status, &record)),
@@ -105,7 +107,7 @@ pub(super) async fn write(State(app): State<Arc<App>>, call: Call) -> Result<Res
 
 /// `DELETE` one record: `If-Match` removes, `If-None-Match: *` fences the author.
 pub(super) async fn delete(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
-    let session = call.session("session-id")?.session;
+    let token = call.session("session-id")?;
     let expect = condition(&call)?;
     let writer = match (&expect, call.writer()?) {
         (_, Some(writer)) => writer,
@@ -117,6 +119,7 @@ pub(super) async fn delete(State(app): State<Arc<App>>, call: Call) -> Result<St
         writer,
         expect,
     };
+    let session = app.session(token)?;
     match app.store.remove(&session, &removal).await? {
         Removed::Done => Ok(StatusCode::NO_CONTENT),
         Removed::Conflict(record) => Err(precondition_failed(record)),
@@ -127,7 +130,7 @@ fn got(app: &App, answer: Result<Option<Record>, DiscoveryError>) -> Option<Got>
     let refusal = match answer {
         Ok(Some(record)) => return Some(Got::Record(WireRecord::new(&record))),
         Ok(None) => app.warm_up.check().err()?,
-        Err(error) => error.into(),
+        Err(error) => Refusal::of_read(error),
     };
     Some(Got::Problem(refusal.into_problem()))
 }

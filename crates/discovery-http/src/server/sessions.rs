@@ -1,18 +1,19 @@
 //! Sessions: opened, renewed, closed.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
 use discovery_core::{
-    Cluster, ErrorKind,
+    Cluster,
     store::{Held, Kept, RecordKey, Renewal, Session},
 };
 
 use super::{
     app::App,
-    call::{Call, record_body, ttl},
+    call::{Call, at_most, record_body, ttl},
+    list::fitting,
     problem::Refusal,
-    take_up::take_up,
+    take_up::{Ask, take_up},
     token::Token,
 };
 use crate::wire::{
@@ -35,28 +36,32 @@ pub(super) async fn open(
 
 pub(super) async fn renew(State(app): State<Arc<App>>, call: Call) -> Result<Json<SessionRenewed>, Refusal> {
     let ask: RenewSession = call.json()?;
+    at_most(wire::ITEMS, ask.held.len())?;
     let token = Token::parse(call.segment(1))?;
-    let into = ask.into.as_deref().map(Token::parse).transpose()?;
-    let session = Session {
-        id: token.session.id,
-        ttl: ttl(ask.ttl_ms)?,
-    };
+    let ttl = ttl(ask.ttl_ms)?;
     let held = ask.held.into_iter().map(|held| read_held(held, &call.cluster));
     let held = held.collect::<Result<Vec<_>, _>>()?;
-    let renewal = match app.store.renew(&session, &held).await {
-        // The store lost its memory with an earlier start of the service. A session of *this*
-        // start was closed or expired, and nothing may bring its records back.
-        Err(error) if error.kind() == ErrorKind::LeaseLost && token.epoch != app.epoch => {
-            take_up(&*app.store, into.map(|into| into.session), session.ttl, &held).await?
+    let renewal = match app.earlier(&token) {
+        Some(earlier) => {
+            let ask = Ask {
+                token: &token,
+                ttl,
+                held: &held,
+                complete: ask.complete,
+            };
+            take_up(&*app.store, earlier, &ask).await?
         }
-        renewed => renewed?,
+        None => {
+            let id = token.session.id;
+            app.store.renew(&Session { id, ttl }, &held).await?
+        }
     };
     Ok(Json(answer(&app, &call.cluster, renewal, ask.complete)))
 }
 
 pub(super) async fn close(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
     let token = Token::parse(call.segment(1))?;
-    app.store.close(&token.session).await?;
+    app.close(&token).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -74,16 +79,16 @@ fn read_held(held: HeldRecord, cluster: &Cluster) -> Result<Held, Refusal> {
     })
 }
 
-fn answer(app: &App, cluster: &Cluster, renewal: Renewal, complete: bool) -> SessionRenewed {
-    let unwanted = renewal
-        .unwanted
-        .iter()
-        .filter(|record| complete && is_in(cluster, &record.key));
+fn answer(app: &App, cluster: &Cluster, mut renewal: Renewal, complete: bool) -> SessionRenewed {
+    // What does not fit is told by the next renewal, when these are gone.
+    let mut unwanted = mem::take(&mut renewal.unwanted);
+    unwanted.retain(|record| complete && is_in(cluster, &record.key));
+    unwanted.truncate(fitting(&unwanted, wire::PAGE_RECORDS));
     SessionRenewed {
         session: Token::write(app.epoch, &renewal.session),
         ttl_ms: wire::millis(renewal.session.ttl),
         renew_every_ms: renew_every_ms(&renewal.session),
-        unwanted: unwanted.map(WireRecord::new).collect(),
+        unwanted: unwanted.iter().map(WireRecord::new).collect(),
         kept: renewal.kept.into_iter().map(kept).collect(),
     }
 }

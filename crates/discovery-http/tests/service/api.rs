@@ -1,5 +1,7 @@
 //! Every endpoint, as another language would use it.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::json;
 
@@ -167,6 +169,8 @@ async fn an_instance_is_registered_found_renewed_and_unregistered() {
     // Again, as after a crash: the record moves to the new lease.
     let moved = json(addr, Method::PUT, &instance(ID), body).await;
     assert_eq!(moved.status, 200, "{moved:?}");
+    let renewed = send(addr, Method::PUT, &lease, &[("lease-id", first)], "").await;
+    assert_eq!(renewed.status, 204, "the same peer stands there: {renewed:?}");
     let second = moved.json()["lease_id"].as_str().unwrap().to_owned();
     let unregister = async |lease: &str| {
         let answer = send(addr, Method::DELETE, &instance(ID), &[("lease-id", lease)], "").await;
@@ -240,6 +244,38 @@ async fn a_lease_whose_place_was_taken_is_superseded() {
     assert_eq!(twin.status, 201);
     let late = send(addr, Method::PUT, &path, &[("lease-id", &lease)], "").await;
     assert_eq!((late.status, late.problem().as_str()), (409, "superseded"));
+}
+
+#[tokio::test]
+async fn a_superseded_lease_is_not_kept_alive() {
+    let server = service().await;
+    let addr = server.local_addr();
+    let [one, two] = TWINS;
+    let ask = json!({"address": "a", "ttl_ms": 60000});
+    let registered = json(addr, Method::PUT, &instance(one), ask).await;
+    assert_eq!(registered.status, 201);
+    // The lease of the twin, whose place is taken, is any other session.
+    let opened = json(
+        addr,
+        Method::POST,
+        "/v1/clusters/demo/sessions",
+        json!({"ttl_ms": 1000}),
+    )
+    .await;
+    let lease = opened.json()["session"].as_str().unwrap().to_owned();
+    let renew = async || {
+        let path = format!("{}/lease", instance(two));
+        send(addr, Method::PUT, &path, &[("lease-id", &lease)], "")
+            .await
+            .problem()
+    };
+    for _ in 0..4 {
+        assert_eq!(renew().await, "superseded");
+        tokio::time::sleep(Duration::from_millis(350)).await;
+    }
+    let path = format!("/v1/clusters/demo/sessions/{lease}/renew");
+    let late = json(addr, Method::POST, &path, json!({"ttl_ms": 1000})).await;
+    assert_eq!(late.problem(), "lease-lost");
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! Whatever is wrong with a request, the answer is a problem document.
 
+use std::{sync::Arc, time::Duration};
+
+use discovery_memory::MemoryStore;
 use reqwest::Method;
 
-use crate::harness::{send, service};
+use crate::harness::{any_port, send, serve, service};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const SESSION: (&str, &str) = ("session-id", "1.00.2710");
@@ -379,6 +382,31 @@ async fn every_bad_request_is_answered_with_a_problem() {
             "{method} {path}: {answer:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_request_with_too_many_items_is_refused() {
+    let server = serve(any_port(), Duration::ZERO, Arc::new(MemoryStore::new())).await;
+    let writer = "000102030405060708090a0b0c0d0e0f";
+    let held = format!(r#"{{"key":"a/b","body":"","writer":"{writer}","version":"00"}}"#);
+    let item = format!(r#"{{"key":"a/b","body":"","writer":"{writer}","expect":"absent"}}"#);
+    let many = |what: &str, count: usize| vec![what; count].join(",");
+    let ask = async |count: usize| {
+        let renewal = format!(r#"{{"ttl_ms":10000,"held":[{}]}}"#, many(&held, count));
+        let write = format!(r#"{{"session":"1.00.2710","items":[{}]}}"#, many(&item, count));
+        let mut statuses = Vec::new();
+        for (path, body) in [
+            ("/v1/clusters/c/sessions/1.00.2710/renew", renewal),
+            ("/v1/clusters/c/records:batchWrite", write),
+        ] {
+            let answer = send(server.local_addr(), Method::POST, path, &[JSON], body).await;
+            statuses.push(answer.status);
+        }
+        statuses
+    };
+    assert_eq!(ask(1_001).await, [400, 400]);
+    // Each of the items has an answer of its own.
+    assert_eq!(ask(1_000).await, [410, 200]);
 }
 
 #[tokio::test]

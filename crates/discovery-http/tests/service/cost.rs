@@ -5,15 +5,18 @@ use std::{
     time::Duration,
 };
 
-use discovery_core::{DiscoverySystem, ErrorKind, InstanceId, WorkerAddress, store::RecordStore};
+use discovery_core::{DiscoverySystem, ErrorKind, InstanceId, Retry, WorkerAddress, store::RecordStore};
 use discovery_http::{HttpSystem, server::Server};
+use reqwest::Method;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    harness::{SECOND, any_port, client, config, eventually, get, key, patient, serve},
+    harness::{SECOND, any_port, client, config, create, eventually, get, json, key, patient, serve},
     odd::Odd,
 };
 
@@ -56,7 +59,17 @@ async fn a_handler_that_panics_is_answered_for() {
     assert_eq!((answer.status, answer.problem().as_str()), (500, "unexpected"));
     let store = client(server.local_addr());
     let error = store.get(&[key("c", "panic")]).await.pop().unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unexpected);
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unexpected, Retry::Never)
+    );
+    let session = store.open(SECOND).await.unwrap();
+    let written = store.write(&session, &[create(&key("c", "panic"), "1")]).await;
+    let error = written[0].as_ref().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unexpected, Retry::OutcomeUnknown)
+    );
     assert!(store.get(&[key("c", "1")]).await[0].is_ok());
 }
 
@@ -64,9 +77,40 @@ async fn a_handler_that_panics_is_answered_for() {
 async fn a_store_that_hangs_costs_no_more_than_the_time_for_a_request() {
     let server = odd().await;
     let start = Instant::now();
-    let answer = get(server.local_addr(), "/v1/clusters/c/records/things/hang").await;
-    assert_eq!((answer.status, answer.problem().as_str()), (504, "timeout"));
+    let addr = server.local_addr();
+    let ask = serde_json::json!({"keys": ["things/hang"]});
+    let (one, batch) = tokio::join!(
+        get(addr, "/v1/clusters/c/records/things/hang"),
+        json(addr, Method::POST, "/v1/clusters/c/records:batchGet", ask)
+    );
+    for answer in [one, batch] {
+        assert_eq!((answer.status, answer.problem().as_str()), (504, "timeout"));
+        let answer = answer.json();
+        assert!(
+            answer["retryable"] == true && answer["outcome_unknown"].is_null(),
+            "{answer}"
+        );
+    }
     assert!(start.elapsed() < 7 * SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn who_sends_slowly_takes_nobody_elses_turn() {
+    let server = odd().await;
+    let addr = server.local_addr();
+    let mut slow = Vec::new();
+    for _ in 0..1_100 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let begun = b"POST /v1/clusters/c/sessions HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\n{";
+        stream.write_all(begun).await.unwrap();
+        slow.push(stream);
+    }
+    sleep(SECOND / 5).await;
+    assert!(client(addr).get(&[key("c", "1")]).await[0].is_ok());
+    let mut answer = vec![0; 12];
+    let read = timeout(7 * SECOND, slow[0].read_exact(&mut answer)).await;
+    read.expect("in time").unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
 }
 
 #[tokio::test]

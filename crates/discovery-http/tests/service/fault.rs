@@ -17,12 +17,14 @@ use discovery_http::{HttpStore, HttpSystem};
 use discovery_memory::MemoryStore;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::{Instant, sleep},
 };
 
-use crate::harness::{SECOND, TTL, any_port, client, config, create, held, key, read, serve, service};
+use crate::harness::{
+    SECOND, TTL, any_port, client, config, create, held, key, patient, read, serve, service,
+};
 
 /// A server that reads a request's beginning and then says `answer`, or nothing if there is none.
 async fn canned(answer: Option<String>) -> SocketAddr {
@@ -153,11 +155,79 @@ async fn a_missing_page_is_never_a_missing_record() {
     for answer in [
         http("404 Not Found", "text/html", "<html>not found</html>"),
         http("404 Not Found", "application/problem+json", "{}"),
+        http(
+            "404 Not Found",
+            "application/problem+json",
+            r#"{"type":"https://shop/problems/1","code":"not-found"}"#,
+        ),
+        // Not even the service itself may say so of a whole request.
+        http(
+            "404 Not Found",
+            "application/problem+json",
+            r#"{"type":"urn:discovery:problem:not-found","code":"not-found"}"#,
+        ),
         http("302 Found", "text/html", ""),
     ] {
         let store = client(canned(answer).await);
         let error = store.get(&[key("c", "1")]).await.pop().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+        let error = store.list(&key("c", "1"), None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+        let error = store.renew(&session(), &[]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_expected_success_is_one() {
+    let granted = r#"{"session":"1.00.2710","ttl_ms":10000,"renew_every_ms":3333}"#;
+    let opened = |status: &str, media_type: &str| http(status, media_type, granted);
+    let store = client(canned(opened("201 Created", "application/json")).await);
+    store.open(TTL).await.unwrap();
+    for answer in [
+        opened("200 OK", "application/json"),
+        opened("201 Created", "text/html"),
+    ] {
+        let error = client(canned(answer).await).open(TTL).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+    }
+    // The page of a captive portal confirms nothing.
+    for answer in [
+        http("200 OK", "text/html", "<html>log in</html>"),
+        http("200 OK", "application/json", "{}"),
+        http("202 Accepted", "application/json", "{}"),
+    ] {
+        let error = client(canned(answer).await).close(&session()).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Malformed, Retry::OutcomeUnknown),
+            "{error}"
+        );
+    }
+    let page = http("200 OK", "text/html", r#"{"results":[null]}"#);
+    let error = client(canned(page).await)
+        .get(&[key("c", "1")])
+        .await
+        .pop()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+}
+
+#[tokio::test]
+async fn a_read_that_the_service_gave_up_may_be_repeated() {
+    let problem = |code: &str| {
+        let body = format!(
+            r#"{{"type":"urn:discovery:problem:{code}","code":"{code}","retryable":true,"outcome_unknown":true}}"#
+        );
+        http("504 Gateway Timeout", "application/problem+json", &body)
+    };
+    for code in ["timeout", "unavailable"] {
+        let store = client(canned(problem(code)).await);
+        let error = store.get(&[key("c", "1")]).await.pop().unwrap().unwrap_err();
+        assert_eq!(error.retry(), Retry::Safe { after: None }, "{error}");
+        let error = store.open(TTL).await.unwrap_err();
+        assert_eq!(error.retry(), Retry::OutcomeUnknown, "{error}");
     }
 }
 
@@ -319,6 +389,54 @@ async fn shutdown_does_not_wait_for_idle_or_silent_connections() {
     server.shutdown(10 * SECOND).await.unwrap();
     assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
     assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn shutdown_does_not_cut_an_answer_that_is_read_slowly() {
+    let server = service().await;
+    let addr = server.local_addr();
+    let store = patient(addr);
+    let session = store.open(6 * TTL).await.unwrap();
+    // More than fits in the buffers of two sockets.
+    let body = "\"".repeat(discovery_core::limit::BODY_BYTES);
+    let items: Vec<_> = (0..250)
+        .map(|number| create(&key("c", &number.to_string()), body.clone()))
+        .collect();
+    store.write(&session, &items).await;
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1_024).unwrap();
+    let mut slow = socket.connect(addr).await.unwrap();
+    let ask = b"GET /v1/clusters/c/records/things HTTP/1.1\r\nhost: h\r\n\r\n";
+    slow.write_all(ask).await.unwrap();
+    let mut answer = vec![0; 1];
+    slow.read_exact(&mut answer).await.unwrap();
+    let stopping = tokio::spawn(server.shutdown(20 * SECOND));
+    sleep(SECOND).await;
+    assert!(!stopping.is_finished());
+    slow.read_to_end(&mut answer).await.unwrap();
+    stopping.await.unwrap().unwrap();
+
+    let head_end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let (head, body) = answer.split_at(head_end + 4);
+    let head = std::str::from_utf8(head).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    assert_eq!(length.unwrap(), body.len().to_string());
+}
+
+#[tokio::test]
+async fn a_warm_up_without_end_is_refused() {
+    let config = discovery_http::server::ServerConfig {
+        listen: any_port(),
+        warm_up: Duration::MAX,
+        ..Default::default()
+    };
+    let started = discovery_http::server::Server::start(config, Arc::new(MemoryStore::new())).await;
+    let error = started.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("warm_up"), "{error}");
 }
 
 #[tokio::test]

@@ -25,13 +25,27 @@ pub(crate) fn any_port() -> SocketAddr {
 
 /// A service over a store of its own.
 pub(crate) async fn service() -> Server {
-    serve(any_port(), Duration::ZERO, Arc::new(MemoryStore::new())).await
+    forgetful(any_port(), Duration::ZERO).await
 }
 
+/// A service over a store of its own, which knows nothing of an earlier start.
+pub(crate) async fn forgetful(listen: SocketAddr, warm_up: Duration) -> Server {
+    let config = ServerConfig {
+        listen,
+        warm_up,
+        forgetful: true,
+    };
+    Server::start(config, Arc::new(MemoryStore::new())).await.unwrap()
+}
+
+/// A service over a store that remembers.
 pub(crate) async fn serve(listen: SocketAddr, warm_up: Duration, store: Arc<dyn RecordStore>) -> Server {
-    Server::start(ServerConfig { listen, warm_up }, store)
-        .await
-        .unwrap()
+    let config = ServerConfig {
+        listen,
+        warm_up,
+        forgetful: false,
+    };
+    Server::start(config, store).await.unwrap()
 }
 
 pub(crate) fn config(addr: SocketAddr) -> HttpConfig {

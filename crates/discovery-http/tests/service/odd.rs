@@ -16,8 +16,8 @@ use discovery_core::{
 };
 use discovery_memory::MemoryStore;
 
-/// Counts calls, of which the service makes one per request; reading `hang` hangs, reading `panic`
-/// panics.
+/// Counts calls, of which the service makes one per request; reading `hang` hangs, reading or
+/// writing `panic` panics.
 #[derive(Debug, Default)]
 pub(crate) struct Odd {
     store: MemoryStore,
@@ -38,6 +38,7 @@ impl RecordStore for Odd {
     }
 
     async fn write(&self, session: &Session, items: &[Write]) -> Vec<Result<Written, DiscoveryError>> {
+        assert_ne!(items[0].key.last(), "panic", "as asked");
         self.store().write(session, items).await
     }
 

@@ -6,7 +6,7 @@ use discovery_core::{
 };
 use tokio::time::Instant;
 
-use crate::harness::{SECOND, TTL, client, create, eventually, held, key, patient, put, read, service};
+use crate::harness::{SECOND, TTL, client, create, eventually, held, json, key, patient, put, read, service};
 
 #[tokio::test]
 async fn a_record_is_written_read_replaced_and_removed() {
@@ -97,6 +97,28 @@ async fn a_renewal_tells_of_every_record_and_of_what_nobody_asked_for() {
     assert_eq!((version, &record.key), (&mine.version, &others.key));
     assert_eq!(renewal.unwanted.len(), 1);
     assert_eq!(renewal.unwanted[0].key, unwanted.key);
+}
+
+#[tokio::test]
+async fn of_many_unwanted_records_some_are_told_at_a_time() {
+    let server = service().await;
+    let store = patient(server.local_addr());
+    let told = async |cluster: &str, count: usize, body: &str| {
+        let session = store.open(6 * TTL).await.unwrap();
+        let items: Vec<_> = (0..count)
+            .map(|number| create(&key(cluster, &number.to_string()), body.to_owned()))
+            .collect();
+        store.write(&session, &items).await;
+        let name = std::str::from_utf8(&session.id).unwrap();
+        let path = format!("/v1/clusters/{cluster}/sessions/{name}/renew");
+        let ask = serde_json::json!({"ttl_ms": 60_000, "complete": true});
+        let answer = json(server.local_addr(), reqwest::Method::POST, &path, ask).await;
+        answer.json()["unwanted"].as_array().unwrap().len()
+    };
+    assert_eq!(told("small", 1_500, "x").await, 1_000);
+    let full = "x".repeat(discovery_core::limit::BODY_BYTES);
+    let told = told("full", 300, &full).await;
+    assert!((1..=256).contains(&told), "{told} of full size");
 }
 
 #[tokio::test]

@@ -6,10 +6,9 @@ use discovery_core::{
     Capability, DiscoverySystem, ErrorKind, InstanceId, RegistrationState, WorkerAddress, peer::PeerDiscovery,
 };
 use discovery_http::HttpSystem;
-use discovery_memory::MemoryStore;
 use discovery_records::Renewing;
 
-use crate::harness::{SECOND, any_port, config, eventually, get, serve, service};
+use crate::harness::{SECOND, any_port, config, eventually, forgetful, get, service};
 
 fn peers(system: &HttpSystem) -> Arc<dyn PeerDiscovery> {
     system.peer_discovery().unwrap()
@@ -67,7 +66,7 @@ async fn registrations_come_back_after_a_restart_of_the_service() {
         .await
         .unwrap_err();
     assert_eq!(down.kind(), ErrorKind::Unavailable);
-    let _server = serve(addr, Duration::ZERO, Arc::new(MemoryStore::new())).await;
+    let _server = forgetful(addr, Duration::ZERO).await;
     eventually(4 * SECOND, async || {
         let ids: Vec<_> = registrations.iter().map(|(id, _)| id.worker_id()).collect();
         peers(&system).discover_many(&ids).await.iter().all(Result::is_ok)
