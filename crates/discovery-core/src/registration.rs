@@ -244,10 +244,13 @@ impl RegistrationObserver {
 #[cfg(test)]
 mod tests {
     use std::{
+        future::poll_fn,
+        pin::pin,
         sync::{
             Arc,
             atomic::{AtomicU32, Ordering},
         },
+        task::Poll,
         time::Duration,
     };
 
@@ -292,6 +295,28 @@ mod tests {
         assert_eq!(observer.changed().await, RegistrationState::Live);
         drop(keeper);
         assert_eq!(observer.changed().await, RegistrationState::Suspect);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_deadline_and_keeper_nothing_is_waited_for_and_nothing_spins() {
+        let unlimited = Status {
+            deadline: None,
+            ..live(Duration::ZERO)
+        };
+        let (keeper, status) = watch::channel(unlimited);
+        let registration = Registration::new(status, Box::new(Counted(Arc::default())));
+        drop(keeper);
+        let mut observer = registration.observer();
+        let (mut changed, mut polls) = (pin!(observer.changed()), 0);
+        let polled = poll_fn(|context| {
+            polls += 1;
+            if polls > 10 {
+                return Poll::Ready(None);
+            }
+            changed.as_mut().poll(context).map(Some)
+        });
+        let outcome = tokio::time::timeout(Duration::from_secs(60), polled).await;
+        assert!(outcome.is_err(), "changed or spun: {outcome:?}");
     }
 
     #[test]
