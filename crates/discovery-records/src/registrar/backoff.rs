@@ -19,7 +19,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// How long to wait after one more failure: half to all of 100 ms, doubled by every failure
-    /// since the last success, up to 3 s and to `cap`; longer if the backend asked for it.
+    /// since the last success, up to 3 s and to `cap`; longer only if the backend asked for it.
     pub(super) fn next(&mut self, error: &DiscoveryError, cap: Duration) -> Duration {
         let cap = cap.max(FIRST);
         let full = FIRST
@@ -31,7 +31,7 @@ impl Backoff {
         match error.retry() {
             Retry::Safe { after: Some(after) } => {
                 let asked = after.min(LONGEST_ASKED).mul_f64(1.0 + fastrand::f64() / 2.0);
-                own.max(asked).min(cap)
+                own.max(asked)
             }
             _ => own,
         }

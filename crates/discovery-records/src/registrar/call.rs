@@ -24,7 +24,8 @@ pub(super) enum Outcome {
     /// What stands under the keys of rows that are unsure.
     Looked(Vec<(Writer, Answer<Option<Record>>)>),
     Written(Session, Vec<(Writer, Answer<Written>)>),
-    Removed(Vec<(Writer, Removal, Answer<()>)>),
+    /// Whether the last thing that happened was the fence.
+    Removed(Vec<(Writer, Answer<bool>)>),
     Closed(Answer<()>),
 }
 
@@ -83,7 +84,7 @@ pub(super) fn remove(store: Arc<dyn RecordStore>, session: Session, removals: Ve
             let (store, session) = (store.clone(), session.clone());
             async move {
                 let removed = caught(remove_own(&*store, &session, removal.clone())).await;
-                (removal.writer, removal, flat(removed))
+                (removal.writer, flat(removed))
             }
         });
         Outcome::Removed(join_all(removing).await)
@@ -125,8 +126,9 @@ pub(super) fn renew(
     })
 }
 
-/// Removes the record of one writer, whatever version it has by now, or fences the writer.
-async fn remove_own(store: &dyn RecordStore, session: &Session, mut removal: Removal) -> Answer<()> {
+/// Removes the record of one writer, whatever version it has by now, or fences the writer;
+/// whether it is fenced now.
+async fn remove_own(store: &dyn RecordStore, session: &Session, mut removal: Removal) -> Answer<bool> {
     // Each turn reacts to a change by somebody else in between; there is no need to race for ever.
     for _ in 0..8 {
         match store.remove(session, &removal).await? {
@@ -134,7 +136,7 @@ async fn remove_own(store: &dyn RecordStore, session: &Session, mut removal: Rem
                 removal.expect = Expect::Version(record.version);
             }
             // Somebody else's record, or none: ours is gone.
-            Removed::Done | Removed::Conflict(_) => return Ok(()),
+            Removed::Done | Removed::Conflict(_) => return Ok(removal.expect == Expect::Absent),
         }
     }
     Err(DiscoveryError::new(

@@ -132,10 +132,11 @@ impl Desk {
     /// Orders a registration, unless somebody else was faster.
     fn order(&self, intent: Intent) -> Result<Ordered, DiscoveryError> {
         let mut state = self.lock();
-        if state.closing || !state.running {
+        if state.closing {
             return Err(closed());
         }
-        if state.wanted.contains_key(&intent.key) {
+        // Without a keeper, another one has to be started first.
+        if !state.running || state.wanted.contains_key(&intent.key) {
             return Ok(Ordered::Taken(intent));
         }
         let Intent { key, body, judge } = intent;
@@ -194,7 +195,9 @@ impl Desk {
         };
         if let Some((_, writer)) = wanted.filter(|(body, _)| is_it(body)) {
             let mut state = self.lock();
-            return self.order_withdrawal(&mut state, key, writer);
+            let ordered = self.order_withdrawal(&mut state, key, writer);
+            // Somebody else may have ordered it meanwhile.
+            return ordered.or_else(|| state.leaving.get(&writer).map(|leaving| leaving.status.clone()));
         }
         leaving
             .into_iter()

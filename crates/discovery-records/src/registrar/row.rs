@@ -163,10 +163,6 @@ impl Row {
         matches!(self.stage, Stage::Withdraw { .. })
     }
 
-    pub(super) fn is_to_be_written(&self) -> bool {
-        matches!(self.stage, Stage::Create { .. })
-    }
-
     pub(super) fn stands_somehow(&self) -> bool {
         matches!(self.stage, Stage::Own(_) | Stage::Shared)
     }
@@ -227,7 +223,8 @@ impl Row {
 
     /// A call about it failed. `false` if it was never registered and has failed for good.
     pub(super) fn failed(&mut self, error: &DiscoveryError, cap: Duration) -> bool {
-        self.retry_at = Some(Instant::now() + self.backoff.next(error, cap));
+        let retry_at = Instant::now() + self.backoff.next(error, cap);
+        self.retry_at = Some(retry_at);
         if self.is_withdrawn() {
             return true;
         }
@@ -235,8 +232,9 @@ impl Row {
             self.lost(error);
             return true;
         }
+        self.publish(RegistrationState::Pending, None, Some(error.clone()));
         let hopeless = error.retry() == Retry::Never && error.kind() != ErrorKind::LeaseLost;
-        !hopeless && self.since.elapsed() < REGISTER_BUDGET
+        !hopeless && retry_at < self.since + REGISTER_BUDGET
     }
 
     /// A renewal went unanswered.

@@ -1,6 +1,9 @@
 //! Where the keeper runs.
 
-use std::thread;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+};
 
 use discovery_core::{DiscoveryError, ErrorKind};
 use tokio::runtime::{Builder, Handle};
@@ -39,7 +42,7 @@ fn run(keeper: Keeper) {
     // Made here, so that it is never dropped where it must not be.
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let ending = runtime.block_on(keeper.run());
+            let ending = catch_unwind(AssertUnwindSafe(|| runtime.block_on(keeper.run())));
             // A name lookup that hangs must not hold the thread up.
             runtime.shutdown_background();
             drop(ending);

@@ -313,7 +313,8 @@ impl PeerDiscoveryManager {
             .clone();
         let left = match timeout_at(until, leaving.wait_for(Option::is_some)).await {
             Ok(Ok(left)) => left.clone().unwrap_or(Ok(())),
-            // The runtime has ended, and every task with it.
+            // The runtime has ended, and the task with it.
+            Ok(Err(_)) if self.local.is_some() => Err(unconfirmed(deadline)),
             Ok(Err(_)) => Ok(()),
             Err(_) => Err(unconfirmed(deadline)),
         };
@@ -331,6 +332,8 @@ impl PeerDiscoveryManager {
     fn leave(&self, deadline: Duration) -> Leaving {
         let (told, leaving) = watch::channel(None);
         let registered = std::mem::take(&mut *lock(&self.registered));
+        // A little less than the caller waits, so that who did not confirm can still be named.
+        let deadline = deadline.saturating_sub((deadline / 10).min(TICK));
         let task = async move { drop(told.send(Some(lifecycle::unregister(registered, deadline).await))) };
         self.shared.flights.spawn_on(task, &self.shared.runtime);
         leaving

@@ -151,3 +151,27 @@ async fn the_wait_that_the_store_asks_for_is_kept() {
         assert!(waited >= asked && waited <= asked * 2, "{waited:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_hang_hold_up_neither_leaving_nor_coming() {
+    let store = Arc::<Faulty>::default();
+    let registrar = registrar(&store, LONG_TTL);
+    let healthy = registrar.register(intent("healthy", "x")).await.unwrap();
+    store.faults().slow_reads = true;
+    store.faults().slow = (0..8).map(|at| key(&format!("unsure-{at}"))).collect();
+    for at in 0..8 {
+        let (registrar, name) = (registrar.clone(), format!("unsure-{at}"));
+        tokio::spawn(async move { registrar.register(intent(&name, "x")).await });
+    }
+    sleep(Duration::from_secs(5)).await;
+    let begun = Instant::now();
+    healthy.unregister().await.unwrap();
+    assert!(!stands(&store.memory, "healthy").await);
+    let _new = registrar.register(intent("new", "x")).await.unwrap();
+    // The one waits for the call that is under way, the other for two that are due before it.
+    assert!(
+        begun.elapsed() <= Duration::from_millis(6_100),
+        "{:?}",
+        begun.elapsed()
+    );
+}

@@ -61,3 +61,24 @@ async fn what_a_store_took_up_is_removed_for_good() {
         sleep(Duration::from_millis(100)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_ends_after_its_session_was_handed_over_is_still_removed() {
+    let store = Arc::<Faulty>::default();
+    let registrar = registrar(&store, TTL);
+    let _other = registrar.register(intent("other", "x")).await.unwrap();
+    store.faults().hands_over = true;
+    store.faults().late_answer = Some((key("a"), TTL / 2));
+    let registering = {
+        let registrar = registrar.clone();
+        tokio::spawn(async move { registrar.register(intent("a", "x")).await })
+    };
+    sleep(Duration::from_secs(1)).await;
+    assert!(stands(&store.memory, "a").await, "written, and not yet answered");
+    // Given up before the renewal, which comes before the answer.
+    registrar.unregister(&key("a"), |_| true).await.unwrap();
+    assert!(!stands(&store.memory, "a").await, "gone once unregistered");
+    assert!(registering.await.unwrap().is_err());
+    sleep(TTL).await;
+    assert!(!stands(&store.memory, "a").await && stands(&store.memory, "other").await);
+}

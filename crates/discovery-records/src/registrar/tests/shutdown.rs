@@ -65,3 +65,14 @@ async fn shutdown_waits_for_no_call_that_hangs() {
     drop((registrar, first, second));
     assert_eq!(Arc::strong_count(&store), 1, "the keeper has ended");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_nobody_confirmed_is_no_success() {
+    let store = Arc::<Faulty>::default();
+    let registrar = registrar(&store, *limit::TTL.start());
+    let _held = registrar.register(intent("a", "x")).await.unwrap();
+    store.faults().never_closes = true;
+    // Long enough for everything to expire by our clock.
+    let error = registrar.shutdown(Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+}

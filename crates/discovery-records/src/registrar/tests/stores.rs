@@ -15,6 +15,8 @@ use discovery_core::{
     store::{Held, Kept, Listing, Renewal, Session, Write, Written},
 };
 
+use futures_util::future::join_all;
+
 use super::*;
 
 pub(super) type Answer<T> = Result<T, DiscoveryError>;
@@ -46,6 +48,14 @@ pub(super) struct Faults {
     pub(super) slow: Vec<RecordKey>,
     /// So many writes happen without an answer.
     pub(super) lost_answers: u32,
+    /// Reads go unanswered.
+    pub(super) slow_reads: bool,
+    /// Closing fails.
+    pub(super) never_closes: bool,
+    /// Writes under this key take so long to be answered, after they happened.
+    pub(super) late_answer: Option<(RecordKey, Duration)>,
+    /// Renewals answer with another session that keeps the same records.
+    pub(super) hands_over: bool,
     /// Renewals cannot tell of these.
     pub(super) untold: Vec<RecordKey>,
     /// Renewals tell of no record at all.
@@ -134,6 +144,14 @@ impl Faulty {
             return Err(error);
         }
         let answer = self.memory.write(session, slice::from_ref(item)).await.remove(0);
+        let late = self
+            .faults()
+            .late_answer
+            .clone()
+            .filter(|(key, _)| *key == item.key);
+        if let Some((_, time)) = late {
+            sleep(time).await;
+        }
         let mut faults = self.faults();
         match faults.lost_answers.checked_sub(1) {
             Some(left) => {
@@ -183,11 +201,7 @@ impl RecordStore for Faulty {
     }
 
     async fn write(&self, session: &Session, items: &[Write]) -> Vec<Answer<Written>> {
-        let mut answers = Vec::with_capacity(items.len());
-        for item in items {
-            answers.push(self.write_one(session, item).await);
-        }
-        answers
+        join_all(items.iter().map(|item| self.write_one(session, item))).await
     }
 
     async fn renew(&self, session: &Session, held: &[Held]) -> Answer<Renewal> {
@@ -201,6 +215,10 @@ impl RecordStore for Faulty {
             answer => answer?,
         };
         let faults = self.faults();
+        if faults.hands_over {
+            // The same session to the store, by another name of its time to live.
+            renewal.session.ttl += Duration::from_millis(1);
+        }
         for (held, kept) in held.iter().zip(&mut renewal.kept) {
             if faults.untold.contains(&held.key) {
                 *kept = Kept::Unknown(unavailable());
@@ -219,6 +237,9 @@ impl RecordStore for Faulty {
 
     async fn close(&self, session: &Session) -> Answer<()> {
         self.suffer().await?;
+        if self.faults().never_closes {
+            return Err(unavailable());
+        }
         let late = std::mem::take(&mut self.faults().late_close);
         if !late {
             return self.memory.close(session).await;
@@ -233,6 +254,11 @@ impl RecordStore for Faulty {
     }
 
     async fn get(&self, keys: &[RecordKey]) -> Vec<Answer<Option<Record>>> {
+        let slow = self.faults().slow_reads;
+        if slow {
+            sleep(SLOW).await;
+            return keys.iter().map(|_| Err(unanswered())).collect();
+        }
         match self.suffer().await {
             Ok(()) => self.memory.get(keys).await,
             Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
