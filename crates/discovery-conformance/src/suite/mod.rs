@@ -1,11 +1,15 @@
 //! The trials, by suite.
 
-mod lifecycle;
+mod conflict;
+mod lateness;
+mod lease;
 mod lookup;
 mod manager;
+mod recovery;
 mod registration;
 mod scripted;
 mod system;
+mod unregistration;
 
 use crate::trial::Trial;
 
@@ -13,10 +17,16 @@ use crate::trial::Trial;
 pub(crate) fn all() -> impl Iterator<Item = &'static Trial> {
     let suites = [
         registration::TRIALS,
-        lifecycle::TRIALS,
+        conflict::TRIALS,
+        unregistration::TRIALS,
+        recovery::TRIALS,
+        lateness::TRIALS,
+        lease::TRIALS,
         lookup::TRIALS,
         system::TRIALS,
-        manager::TRIALS,
+        manager::life::TRIALS,
+        manager::flights::TRIALS,
+        manager::answers::TRIALS,
     ];
     suites.into_iter().flatten()
 }
