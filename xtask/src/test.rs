@@ -20,6 +20,9 @@ use crate::{
     workspace::{Target, Workspace},
 };
 
+/// The suites of the conformance tests.
+const SUITES: [&str; 4] = ["registration", "lookup", "system", "manager"];
+
 /// What to run.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
@@ -27,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long = "backend", value_name = "NAME", value_parser = names())]
     pub(crate) backends: Vec<String>,
     /// Runs only this suite of the conformance tests, such as `registration`; may be repeated.
-    #[arg(long = "suite", value_name = "NAME")]
+    #[arg(long = "suite", value_name = "NAME", value_parser = SUITES)]
     pub(crate) suites: Vec<String>,
     /// Takes a backend whose server cannot be had for a failure, not for ignored.
     #[arg(long)]

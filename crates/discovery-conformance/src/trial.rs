@@ -287,6 +287,7 @@ pub(crate) fn system_over(
 ) -> Arc<dyn DiscoverySystem> {
     let config = RecordSystemConfig {
         name: "trial".to_owned(),
+        source: "trial".to_owned(),
         cluster: connect.cluster.clone(),
         capabilities: capabilities.clone(),
         ttl: connect.ttl,

@@ -33,7 +33,8 @@ pub trait DiscoverySystem: Debug + Send + Sync + 'static {
     }
 
     /// Unregisters everything that was registered through this system and ends its tasks.
-    /// May be called again.
+    /// May be called again. Afterwards registering answers `Closed`; lookups through its
+    /// handles still work.
     ///
     /// # Errors
     /// `Timeout` if the backend did not confirm within `deadline`: the tasks have ended all

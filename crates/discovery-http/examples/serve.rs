@@ -8,7 +8,8 @@ use discovery_memory::MemoryStore;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), discovery_core::DiscoveryError> {
     let config = ServerConfig {
-        warm_up: Duration::from_secs(4),
+        // A first start: nobody can be on the way back.
+        warm_up: Duration::ZERO,
         forgetful: true,
         ..ServerConfig::default()
     };

@@ -15,6 +15,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode, header, redirect};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
+    runtime::Handle,
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
@@ -173,6 +174,10 @@ impl Client {
     /// Sends a request and reads its answer, all before `deadline`, waiting for its turn
     /// included. An answer that is not the expected success is an error.
     async fn call(&self, request: &Request, deadline: Instant) -> Result<Answer, DiscoveryError> {
+        if let Err(cause) = Handle::try_current() {
+            let context = "the HTTP client needs a tokio runtime with its timer and I/O enabled";
+            return Err(DiscoveryError::invalid_config(context).with_source(cause));
+        }
         let sent = AtomicBool::new(false);
         let work = async {
             let _permit = self.permits.acquire().await;
@@ -359,5 +364,16 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(error.retry(), Retry::Safe { after: None });
         assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
+    }
+
+    #[test]
+    fn a_call_outside_a_runtime_is_refused_by_name() {
+        use futures_util::FutureExt;
+        let client = Client::try_new(&HttpConfig::try_new("http://127.0.0.1:9").unwrap()).unwrap();
+        let request = Request::get("/healthz".to_owned());
+        let deadline = Instant::now() + std::time::Duration::from_secs(1);
+        let outcome = client.call(&request, deadline).now_or_never();
+        let error = outcome.expect("answered at once").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     }
 }

@@ -83,6 +83,7 @@ impl HttpSystem {
 fn records(config: &HttpConfig, store: &HttpStore, renewing: Renewing) -> RecordSystem {
     let parts = RecordSystemConfig {
         name: SYSTEM.to_owned(),
+        source: config.base_url().to_owned(),
         cluster: config.cluster().clone(),
         capabilities: HttpSystem::declared(),
         ttl: config.ttl(),

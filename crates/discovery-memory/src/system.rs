@@ -36,6 +36,9 @@ impl MemorySystem {
         config.validate()?;
         let parts = RecordSystemConfig {
             name: "memory".to_owned(),
+            source: config
+                .store_name()
+                .map_or("memory".to_owned(), |name| format!("memory://{name}")),
             cluster: config.cluster().clone(),
             capabilities: Self::declared(),
             ttl: config.ttl(),

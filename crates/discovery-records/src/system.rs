@@ -15,6 +15,8 @@ use crate::{OpenStore, Registrar, RegistrarConfig, Renewing, peer::RecordPeers};
 pub struct RecordSystemConfig {
     /// The backend's name, as in its URL scheme.
     pub name: String,
+    /// What messages and answers call this connection: the name, and where it leads to.
+    pub source: String,
     /// The cluster that this connection sees.
     pub cluster: Cluster,
     /// What the backend declares.
@@ -38,7 +40,7 @@ impl RecordSystem {
     /// renewal runs, once the first registration needs it.
     pub fn new(config: RecordSystemConfig, store: Arc<dyn RecordStore>, open_store: OpenStore) -> Self {
         let registrar = Registrar::new(
-            RegistrarConfig::new(config.name.clone(), config.ttl).with_renewing(config.renewing),
+            RegistrarConfig::new(config.source.clone(), config.ttl).with_renewing(config.renewing),
             open_store,
         );
         Self {
@@ -65,13 +67,13 @@ impl DiscoverySystem for RecordSystem {
 
     fn peer_discovery(&self) -> Option<Arc<dyn PeerDiscovery>> {
         let RecordSystemConfig {
-            name,
+            source,
             cluster,
             capabilities,
             ..
         } = &self.config;
         let peers = RecordPeers::new(
-            name.as_str(),
+            source.as_str(),
             cluster.clone(),
             self.store.clone(),
             self.registrar.clone(),
@@ -88,6 +90,10 @@ impl DiscoverySystem for RecordSystem {
 
     async fn shutdown(&self, deadline: Duration) -> Result<(), DiscoveryError> {
         let ended = self.registrar.shutdown(deadline).await;
-        ended.map_err(|error| error.with_operation("shutdown").with_system(self.name()))
+        ended.map_err(|error| {
+            error
+                .with_operation("shutdown")
+                .with_system(self.config.source.as_str())
+        })
     }
 }

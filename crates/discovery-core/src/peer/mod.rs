@@ -65,7 +65,7 @@ impl PeerInfo {
 /// stands there cannot be read or contradicts its key.
 #[async_trait]
 pub trait PeerDiscovery: Debug + Send + Sync + 'static {
-    /// The backend's name, for messages.
+    /// What messages and answers call this source: the backend and where it is.
     fn name(&self) -> &str;
 
     /// Finds the peer with this worker id.
@@ -95,8 +95,9 @@ pub trait PeerDiscovery: Debug + Send + Sync + 'static {
     /// * `WorkerIdCollision`, `ChecksumMismatch`: another instance, or the same one with
     ///   another address, stands there; nothing was written.
     /// * `Malformed`: something unreadable stands there; it was left alone.
-    /// * `Unavailable`, `Timeout`: not published. Should a write still arrive, it is taken
-    ///   back; registering again is safe.
+    /// * `Unavailable`, `Timeout`: not published, after 14 s at most. Should a write still
+    ///   arrive, it is taken back; registering again is safe.
+    /// * `InvalidConfig` outside a tokio runtime with its timer and I/O enabled.
     ///
     /// # Cancel safety
     /// Dropping the future gives the registration up: what was written is removed again.

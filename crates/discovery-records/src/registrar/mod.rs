@@ -23,7 +23,11 @@ use discovery_core::{
     registration::{Registration, Status},
     store::{RecordKey, RecordStore},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    runtime::{Handle, TryCurrentError},
+    sync::watch,
+    time::timeout,
+};
 
 use self::desk::{Desk, DeskHold};
 
@@ -142,14 +146,15 @@ impl Registrar {
     /// # Errors
     /// What the judge says of the record that stands there. `Unavailable`, `Timeout` or the
     /// like if the backend did not acknowledge: nothing is kept, and should a write still
-    /// arrive, it is taken back. `InvalidConfig` for a TTL outside its limits, and with
-    /// [`Renewing::Shared`] outside a tokio runtime. `Closed` after [`shutdown`](Self::shutdown),
+    /// arrive, it is taken back. `InvalidConfig` for a TTL outside its limits, and outside a
+    /// tokio runtime. `Closed` after [`shutdown`](Self::shutdown),
     /// and if the registration was given up meanwhile.
     ///
     /// # Cancel safety
     /// Dropping the future gives the registration up.
     pub async fn register(&self, intent: Intent) -> Result<Registration, DiscoveryError> {
         limit::ttl(self.desk().config().ttl)?;
+        Handle::try_current().map_err(no_runtime)?;
         let key = intent.key.clone();
         let (writer, status) = self.desk().enter(intent)?;
         let hold = DeskHold::new(self.clone(), key, writer, status.clone());
@@ -220,6 +225,11 @@ impl fmt::Debug for Registrar {
             .field("config", self.desk().config())
             .finish_non_exhaustive()
     }
+}
+
+fn no_runtime(cause: TryCurrentError) -> DiscoveryError {
+    let context = "registering needs a tokio runtime with its timer enabled";
+    DiscoveryError::new(ErrorKind::InvalidConfig, context).with_source(cause)
 }
 
 /// Waits for a status that `done` accepts.

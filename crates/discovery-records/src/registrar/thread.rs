@@ -8,7 +8,7 @@ use std::{
 use discovery_core::{DiscoveryError, ErrorKind};
 use tokio::runtime::{Builder, Handle};
 
-use super::{Renewing, keeper::Keeper};
+use super::{Renewing, keeper::Keeper, no_runtime};
 
 /// Starts a keeper, which tells the desk when it ends. On a thread of its own, it is joined by
 /// what this returns.
@@ -18,10 +18,7 @@ pub(super) fn start(
 ) -> Result<Option<thread::JoinHandle<()>>, DiscoveryError> {
     match renewing {
         Renewing::Shared => {
-            let runtime = Handle::try_current().map_err(|cause| {
-                let context = "registering needs a tokio runtime with its timer enabled";
-                DiscoveryError::new(ErrorKind::InvalidConfig, context).with_source(cause)
-            })?;
+            let runtime = Handle::try_current().map_err(no_runtime)?;
             runtime.spawn(async move { drop(keeper.run().await) });
             Ok(None)
         }

@@ -28,7 +28,7 @@ impl Default for PeerDiscoveryManagerBuilder {
         Self {
             local: None,
             sources: Vec::new(),
-            fresh_for: Duration::from_secs(5),
+            fresh_for: Duration::from_secs(2),
             negative_for: Duration::from_secs(1),
             capacity: 100_000,
             source_deadline: Duration::from_secs(2),
@@ -55,7 +55,7 @@ impl PeerDiscoveryManagerBuilder {
         self
     }
 
-    /// How long an answer is given again without asking: 5 s by default, a day at most. It
+    /// How long an answer is given again without asking: 2 s by default, a day at most. It
     /// leaves at most 100 ms late. Zero asks every time.
     pub fn fresh_for(mut self, fresh_for: Duration) -> Self {
         self.fresh_for = fresh_for;

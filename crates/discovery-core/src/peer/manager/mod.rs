@@ -53,7 +53,8 @@ const BATCH: usize = 1_024;
 
 /// Finds peers in one or several sources, and keeps the local peer registered in all of them.
 ///
-/// * A peer that is known and fresh is answered at once. Otherwise the sources are asked in
+/// * A peer that is known and fresh (for 2 s, unless told otherwise) is answered at once, so one
+///   that has left may be returned for that long. Otherwise the sources are asked in
 ///   order; concurrent lookups of one peer share one call per source, and no caller that goes
 ///   away disturbs the others.
 /// * "Not found" means that every source was asked and said so. If nobody found the peer and a
@@ -62,6 +63,7 @@ const BATCH: usize = 1_024;
 ///
 /// Dropping the manager unregisters in the background; [`shutdown`](Self::shutdown) also waits.
 #[derive(Debug)]
+#[must_use = "dropping a manager unregisters the local peer"]
 pub struct PeerDiscoveryManager {
     shared: Arc<Shared>,
     local: Option<Local>,
@@ -313,8 +315,10 @@ impl PeerDiscoveryManager {
             .clone();
         let left = match timeout_at(until, leaving.wait_for(Option::is_some)).await {
             Ok(Ok(left)) => left.clone().unwrap_or(Ok(())),
-            // The runtime has ended, and the task with it.
-            Ok(Err(_)) if self.local.is_some() => Err(unconfirmed(deadline)),
+            Ok(Err(_)) if self.local.is_some() => {
+                let context = "the runtime that the manager was made in has ended, so nobody confirmed; what is left expires";
+                Err(DiscoveryError::new(ErrorKind::Closed, context).with_operation("shutdown"))
+            }
             Ok(Err(_)) => Ok(()),
             Err(_) => Err(unconfirmed(deadline)),
         };

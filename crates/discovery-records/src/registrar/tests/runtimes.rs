@@ -58,3 +58,16 @@ fn shutdown_waits_for_no_keeper_that_never_ran() {
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     });
 }
+
+#[test]
+fn registering_outside_a_runtime_is_refused_by_name() {
+    use futures_util::FutureExt;
+    for renewing in [Renewing::Shared, Renewing::OwnThread] {
+        let store = Arc::<Faulty>::default();
+        let registrar = registrar_with(config(TTL).with_renewing(renewing), &store);
+        let outcome = registrar.register(intent("a", "x")).now_or_never();
+        let error = outcome.expect("answered at once").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains("runtime"), "{error}");
+    }
+}
