@@ -373,7 +373,7 @@ mod tests {
         let request = Request::get("/healthz".to_owned());
         let deadline = Instant::now() + std::time::Duration::from_secs(1);
         let outcome = client.call(&request, deadline).now_or_never();
-        let error = outcome.expect("answered at once").unwrap_err();
+        let error = outcome.expect("answered at once").err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     }
 }
