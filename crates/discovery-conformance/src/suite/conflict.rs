@@ -186,6 +186,10 @@ async fn bad_input_is_refused_by_name_before_any_call(ctx: Ctx) {
         let store = ctx.store().await;
         let error = store.open(ttl).await.expect_err("refused, not clamped");
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        let (faulty, system) = ctx.faulty_with(&how).await;
+        let error = register(&*system, &peer()).await.expect_err("an impossible TTL");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        assert_eq!(faulty.calls(), 0, "the backend was called");
     }
     what_is_just_within_the_limits_is_accepted(&ctx).await;
 }

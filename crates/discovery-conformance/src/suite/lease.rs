@@ -11,7 +11,7 @@ use std::{
 
 use discovery_core::{ErrorKind, RegistrationState, peer::RegistrationObserver};
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     Mode, journal,
@@ -22,6 +22,7 @@ trials! { "registration":
     "R13" each_change_of_state_is_seen_and_logged_once_with_its_cause [Register];
     "R13" the_loss_of_a_place_is_seen_and_logged_once_with_its_cause [Register];
     "R13" the_state_is_computed_when_it_is_read [Register];
+    "R13" the_failure_of_one_registration_is_no_news_of_another [Register];
     "R14" any_number_of_registrations_shares_one_session [Register];
     "R16" a_blocked_application_stays_registered [Register, Expiry] real_time;
     "R16" a_process_past_its_deadline_never_reads_live [Register];
@@ -147,19 +148,51 @@ async fn the_loss_of_a_place_is_seen_and_logged_once_with_its_cause(ctx: Ctx) {
 }
 
 async fn the_state_is_computed_when_it_is_read(ctx: Ctx) {
-    let ((faulty, system), peer) = (ctx.faulty().await, peer());
-    let registration = register(&*system, &peer).await.expect("registered");
-    let (observer, seen) = (registration.observer(), watched(registration.observer()));
-    // Whoever renews stands still and cannot tell.
-    faulty.set(Mode::Freeze);
-    sleep(ctx.ttl()).await;
-    assert_eq!(registration.state(), RegistrationState::Suspect);
-    assert_eq!(observer.state(), RegistrationState::Suspect);
-    eventually(ctx.propagation(), || async {
-        seen.lock().expect("not poisoned").last() == Some(&RegistrationState::Suspect)
-    })
-    .await;
-    faulty.set(Mode::Pass);
+    for failed_before in [false, true] {
+        let ((faulty, system), peer) = (ctx.faulty().await, peer());
+        let registration = register(&*system, &peer).await.expect("registered");
+        let (observer, seen) = (registration.observer(), watched(registration.observer()));
+        if failed_before {
+            faulty.set(Mode::Cut);
+            eventually(ctx.ttl(), || async {
+                observer.state() == RegistrationState::Renewing
+            })
+            .await;
+        }
+        // Whoever renews stands still and cannot tell.
+        faulty.set(Mode::Freeze);
+        sleep(ctx.ttl()).await;
+        assert_eq!(registration.state(), RegistrationState::Suspect);
+        assert_eq!(observer.state(), RegistrationState::Suspect);
+        eventually(ctx.propagation(), || async {
+            seen.lock().expect("not poisoned").last() == Some(&RegistrationState::Suspect)
+        })
+        .await;
+        faulty.set(Mode::Pass);
+    }
+}
+
+async fn the_failure_of_one_registration_is_no_news_of_another(ctx: Ctx) {
+    let ((faulty, system), bystander) = (ctx.faulty().await, peer());
+    let registration = register(&*system, &bystander).await.expect("registered");
+    let seen = watched(registration.observer());
+    faulty.hold_writes(u32::MAX);
+    let outcome = timeout(Duration::from_secs(2), register(&*system, &peer())).await;
+    assert!(!outcome.is_ok_and(|outcome| outcome.is_ok()), "nobody answered");
+    faulty.hold_writes(0);
+    let (holder, challenger) = (
+        colliding(0, "tcp://127.0.0.1:1"),
+        colliding(1, "tcp://127.0.0.1:2"),
+    );
+    let _planted = ctx.plant_peer(&holder).await;
+    register(&*system, &challenger)
+        .await
+        .expect_err("the place is taken");
+    assert_eq!(registration.state(), RegistrationState::Live);
+    let seen = seen.lock().expect("not poisoned").clone();
+    assert!(seen.is_empty(), "{seen:?}");
+    let logged = logged(&ctx.key(&bystander).to_string());
+    assert_eq!(logged.len(), 1, "{logged:?}");
 }
 
 async fn any_number_of_registrations_shares_one_session(ctx: Ctx) {
@@ -170,6 +203,12 @@ async fn any_number_of_registrations_shares_one_session(ctx: Ctx) {
     for peer in later {
         registrations.push(register(&*system, peer).await);
     }
+    assert!(registrations.iter().all(Result::is_ok));
+    // What goes wrong with one of them is no reason for another session.
+    faulty.lose_answers(1);
+    registrations.push(register(&*system, &peer()).await);
+    faulty.hold_writes(1);
+    registrations.push(register(&*system, &peer()).await);
     assert!(registrations.iter().all(Result::is_ok));
     let before = faulty.renewals();
     sleep(ctx.ttl() * 3).await;

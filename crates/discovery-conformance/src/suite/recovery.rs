@@ -17,6 +17,7 @@ trials! { "registration":
     "R10" what_is_lost_is_back_after_a_third_of_a_long_ttl [Register, Expiry];
     "R10" a_revoked_session_comes_back [Register, Expiry];
     "R10" what_is_lost_and_cannot_be_written_for_long_comes_back [Register, Expiry];
+    "R10" many_that_cannot_be_written_for_long_are_all_back_in_time [Register, Expiry];
     "R10" a_wiped_store_is_filled_again [Register];
     "R10" an_outage_longer_than_the_ttl_is_survived [Register];
     "R10" a_backend_that_refuses_for_a_while_is_survived [Register];
@@ -109,8 +110,31 @@ async fn what_is_lost_and_cannot_be_written_for_long_comes_back(ctx: Ctx) {
     ctx.store().await.close(&session).await.expect("revoked");
     sleep(ctx.long_outage()).await;
     assert_eq!(registration.state(), RegistrationState::Lost);
+    // For a while it cannot even look whether a write has arrived.
+    faulty.set(Mode::Cut);
+    sleep(ctx.recovery()).await;
+    assert_eq!(registration.state(), RegistrationState::Lost);
+    faulty.set(Mode::Pass);
     faulty.hold_writes(0);
     is_back(&ctx, &peer, &registration.observer()).await;
+}
+
+/// However unluckily each of them waits between two attempts.
+async fn many_that_cannot_be_written_for_long_are_all_back_in_time(ctx: Ctx) {
+    let (faulty, system) = ctx.faulty().await;
+    let all: Vec<_> = (0..120).map(|_| peer()).collect();
+    let registrations = join_all(all.iter().map(|peer| register(&*system, peer))).await;
+    assert!(registrations.iter().all(Result::is_ok));
+    let session = faulty.sessions().pop().expect("a session");
+    faulty.hold_writes(u32::MAX);
+    ctx.store().await.close(&session).await.expect("revoked");
+    sleep(ctx.long_outage().min(Duration::from_secs(20))).await;
+    faulty.hold_writes(0);
+    sleep(ctx.ttl() / 3 + Duration::from_secs(2) + ctx.bounds().propagation).await;
+    let ids: Vec<_> = all.iter().map(PeerInfo::worker_id).collect();
+    let found = ctx.peers().await.discover_many(&ids).await;
+    let missing = found.iter().filter(|found| found.is_err()).count();
+    assert_eq!(missing, 0, "not back in time, of {}", all.len());
 }
 
 async fn a_wiped_store_is_filled_again(ctx: Ctx) {

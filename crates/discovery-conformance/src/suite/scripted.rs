@@ -30,6 +30,8 @@ pub(crate) enum Act {
     Fail(ErrorKind),
     /// Never answers.
     Hang,
+    /// Crashes.
+    Panic,
 }
 
 /// An answer that waits for its trial.
@@ -119,10 +121,11 @@ impl Scripted {
             Some(gate) => gate.await.unwrap_or(Act::Hang),
             None => self.act.lock().expect("not poisoned").clone(),
         };
-        if matches!(act, Act::Hang) {
-            pending::<()>().await;
+        match act {
+            Act::Hang => pending().await,
+            Act::Panic => panic!("as scripted"),
+            act => act,
         }
-        act
     }
 
     fn error(&self, kind: ErrorKind) -> DiscoveryError {
@@ -141,7 +144,7 @@ impl PeerDiscovery for Scripted {
             Act::Give(peer) => Ok(peer),
             Act::NotFound => Err(self.error(ErrorKind::NotFound)),
             Act::Fail(kind) => Err(self.error(kind)),
-            Act::Real | Act::Hang => self.real.discover_by_worker_id(id).await,
+            Act::Real | Act::Hang | Act::Panic => self.real.discover_by_worker_id(id).await,
         }
     }
 
@@ -150,7 +153,7 @@ impl PeerDiscovery for Scripted {
             Act::Give(peer) => Ok(peer),
             Act::NotFound => Err(self.error(ErrorKind::NotFound)),
             Act::Fail(kind) => Err(self.error(kind)),
-            Act::Real | Act::Hang => self.real.discover_by_instance_id(id).await,
+            Act::Real | Act::Hang | Act::Panic => self.real.discover_by_instance_id(id).await,
         }
     }
 

@@ -18,6 +18,10 @@ trials! { "registration":
     "R7" a_record_known_only_by_its_writer_is_removed [Register];
     "R8" an_unregistered_peer_is_gone_at_once [Register];
     "R8" unregistering_is_no_success_before_the_backend_confirmed [Register];
+    "R8" the_last_one_is_not_unregistered_before_the_backend_confirmed [Register];
+    "R8" what_is_leaving_is_not_unregistered_before_the_backend_confirmed [Register];
+    "R8" what_is_unregistered_while_it_is_renewed_is_gone [Register];
+    "R8" what_is_given_up_while_its_write_is_under_way_is_gone [Register];
 }
 
 async fn unregistering_leaves_a_successor_alone(ctx: Ctx) {
@@ -112,6 +116,13 @@ async fn unregistering_what_is_gone_succeeds(ctx: Ctx) {
         let bystander = self::peer();
         bystanders.push(register(&*system, &bystander).await.expect("registered"));
     }
+    // With its whole session.
+    let (faulty, system) = ctx.faulty().await;
+    let registration = register(&*system, &peer).await.expect("registered");
+    let session = faulty.sessions().pop().expect("a session");
+    ctx.store().await.close(&session).await.expect("revoked");
+    registration.unregister().await.expect("absent is success");
+    ctx.gone_within(ctx.propagation(), &peer).await;
 }
 
 async fn a_record_known_only_by_its_writer_is_removed(ctx: Ctx) {
@@ -188,5 +199,88 @@ async fn unregistering_is_no_success_before_the_backend_confirmed(ctx: Ctx) {
         faulty.set(Mode::Pass);
         ctx.gone_within(ctx.recovery(), &peer).await;
     }
+    ctx.found_within(ctx.recovery(), &bystander).await;
+}
+
+/// Nothing else is left in its session, which ends with it.
+async fn the_last_one_is_not_unregistered_before_the_backend_confirmed(ctx: Ctx) {
+    for mode in [Mode::Cut, Mode::Deny, Mode::Stall] {
+        let ((faulty, system), peer) = (ctx.faulty().await, peer());
+        let registration = register(&*system, &peer).await.expect("registered");
+        faulty.set(mode);
+        let outcome = timeout(Duration::from_secs(20), registration.unregister()).await;
+        outcome.expect("bounded").expect_err("nobody confirmed");
+        faulty.set(Mode::Pass);
+        ctx.gone_within(ctx.expiry(), &peer).await;
+    }
+}
+
+async fn what_is_given_up_while_its_write_is_under_way_is_gone(ctx: Ctx) {
+    // No renewal comes to clear up.
+    let (faulty, system) = ctx.faulty_with(&ctx.how_for_long()).await;
+    let bystander = peer();
+    let _other = register(&*system, &bystander).await.expect("registered");
+    for by_id in [false, true] {
+        let peer = peer();
+        faulty.set(Mode::Stall);
+        let given_up = timeout(Duration::from_millis(300), register(&*system, &peer)).await;
+        assert!(given_up.is_err(), "it should not be registered yet");
+        let (peers, id) = (peers_of(&*system), peer.instance_id());
+        let unregistering = by_id.then(|| tokio::spawn(async move { peers.unregister_instance(id).await }));
+        sleep(Duration::from_millis(100)).await;
+        faulty.set(Mode::Pass);
+        match unregistering {
+            Some(unregistering) => unregistering.await.expect("no panic").expect("unregistered"),
+            None => sleep(ctx.recovery()).await,
+        }
+        let peers = ctx.peers().await;
+        ctx.gone_within(ctx.propagation(), &peer).await;
+        ctx.stays(ctx.ttl(), "it is kept although nobody holds it", || {
+            is_absent(&*peers, &peer)
+        })
+        .await;
+    }
+    ctx.found_within(ctx.propagation(), &bystander).await;
+}
+
+async fn what_is_leaving_is_not_unregistered_before_the_backend_confirmed(ctx: Ctx) {
+    let ((faulty, system), bystander) = (ctx.faulty().await, peer());
+    let _other = register(&*system, &bystander).await.expect("registered");
+    let peer = peer();
+    let registration = register(&*system, &peer).await.expect("registered");
+    faulty.set(Mode::Stall);
+    drop(registration);
+    let (peers, id) = (peers_of(&*system), peer.instance_id());
+    let unregistering = tokio::spawn(async move { peers.unregister_instance(id).await });
+    sleep(Duration::from_millis(500)).await;
+    assert!(
+        !unregistering.is_finished(),
+        "reported before the backend answered"
+    );
+    faulty.set(Mode::Pass);
+    unregistering.await.expect("no panic").expect("unregistered");
+    ctx.gone_within(ctx.propagation(), &peer).await;
+}
+
+async fn what_is_unregistered_while_it_is_renewed_is_gone(ctx: Ctx) {
+    let ((faulty, system), bystander) = (ctx.faulty().await, peer());
+    let _other = register(&*system, &bystander).await.expect("registered");
+    let peer = peer();
+    let registration = register(&*system, &peer).await.expect("registered");
+    let late = ctx.ttl() / 4;
+    faulty.late_answers(late);
+    let before = faulty.renewals();
+    eventually(ctx.ttl() * 2, || async { faulty.renewals() > before }).await;
+    // The renewal is answered while the removal still has to be tried again.
+    faulty.set(Mode::Cut);
+    let unregistering = tokio::spawn(registration.unregister());
+    sleep(late + Duration::from_millis(50)).await;
+    faulty.late_answers(Duration::ZERO);
+    faulty.set(Mode::Pass);
+    unregistering.await.expect("no panic").expect("unregistered");
+    ctx.gone_within(ctx.propagation(), &peer).await;
+    let peers = ctx.peers().await;
+    ctx.stays(ctx.ttl() * 2, "it came back", || is_absent(&*peers, &peer))
+        .await;
     ctx.found_within(ctx.recovery(), &bystander).await;
 }

@@ -1,6 +1,6 @@
-//! What is answered and kept: M4, M6, M7, M8.
+//! What is answered and kept: M4 to M8.
 
-use std::{slice::from_ref, time::Duration};
+use std::{slice::from_ref, thread, time::Duration};
 
 use discovery_core::{ErrorKind, peer::manager::PeerDiscoveryManager};
 use futures_util::future::join_all;
@@ -13,10 +13,12 @@ use crate::trial::{Ctx, colliding, peer, trials};
 trials! { "manager":
     "M4" errors_are_not_kept_and_not_found_only_briefly [];
     "M4" what_only_some_sources_could_say_is_not_kept [];
+    "M5" a_source_that_does_not_answer_hides_no_other [];
     "M6" not_found_means_that_every_source_said_so [];
     "M7" a_wrong_answer_is_dropped_counted_and_a_failure [];
     "M7" a_wrong_answer_in_a_batch_is_dropped_counted_and_a_failure [];
     "M8" entries_expire [];
+    "M8" entries_expire_although_nothing_ran_meanwhile [] real_time;
     "M8" a_reported_peer_leaves_at_once [];
     "M8" a_full_manager_admits_newcomers [];
 }
@@ -84,6 +86,37 @@ async fn what_only_some_sources_could_say_is_not_kept(ctx: Ctx) {
     sources[1].act(Act::Give(asked.clone()));
     let found = manager.discover_by_worker_id(asked.worker_id()).await;
     assert_eq!(found.expect("now that it answers"), asked);
+}
+
+async fn a_source_that_does_not_answer_hides_no_other(ctx: Ctx) {
+    let acts = [
+        Act::NotFound,
+        Act::Fail(ErrorKind::Unavailable),
+        Act::Give(peer()),
+        Act::Hang,
+        Act::Panic,
+    ];
+    for act in acts {
+        let sources: [_; 2] = sources(&ctx).await;
+        let manager = manager(None, &sources).await;
+        sources[0].act(act.clone());
+        let asked = [peer(), peer(), peer()];
+        for (how, asked) in asked.iter().enumerate() {
+            sources[1].act(Act::Give(asked.clone()));
+            let begun = Instant::now();
+            let found = match how {
+                0 => manager.discover_by_worker_id(asked.worker_id()).await,
+                1 => manager.discover_by_instance_id(asked.instance_id()).await,
+                _ => manager.discover_many(&[asked.worker_id()]).await.remove(0),
+            };
+            assert_eq!(found.expect("the other source knows it"), *asked, "{act:?}");
+            assert!(
+                begun.elapsed() < SOURCE_DEADLINE + Duration::from_millis(500),
+                "{act:?}: {:?}",
+                begun.elapsed()
+            );
+        }
+    }
 }
 
 async fn not_found_means_that_every_source_said_so(ctx: Ctx) {
@@ -246,6 +279,30 @@ async fn entries_expire(ctx: Ctx) {
     let located = manager.locate_by_worker_id(id).await.expect("asked again");
     assert_eq!(located.peer, new);
     assert_eq!(manager.discover_by_worker_id(id).await.expect("asked again"), new);
+}
+
+/// The manager's runtime runs only while a lookup is under way.
+async fn entries_expire_although_nothing_ran_meanwhile(ctx: Ctx) {
+    let [source] = sources(&ctx).await;
+    let looking = thread::Builder::new().name("trial M8".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let manager = runtime.block_on(manager(None, from_ref(&source)));
+        let (old, new) = (
+            colliding(0, "tcp://127.0.0.1:1"),
+            colliding(1, "tcp://127.0.0.1:2"),
+        );
+        for peer in [old, new] {
+            source.act(Act::Give(peer.clone()));
+            let found = runtime.block_on(manager.discover_by_worker_id(peer.worker_id()));
+            assert_eq!(found.expect("found"), peer);
+            thread::sleep(FRESH + Duration::from_millis(200));
+        }
+    });
+    tokio::task::spawn_blocking(|| looking.expect("a thread").join())
+        .await
+        .expect("joined")
+        .expect("an entry outlived its time");
 }
 
 async fn a_reported_peer_leaves_at_once(ctx: Ctx) {

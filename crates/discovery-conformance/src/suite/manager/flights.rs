@@ -17,6 +17,7 @@ trials! { "manager":
     "M3" a_late_caller_inherits_no_old_deadline [];
     "M13" no_answer_begun_before_a_report_is_given_or_kept_after_it [];
     "M13" what_was_kept_before_a_report_is_asked_for_again [];
+    "M13" an_answer_asked_for_earlier_replaces_no_later_one [];
 }
 
 async fn ten_thousand_lookups_of_a_missing_key_are_one_call(ctx: Ctx) {
@@ -232,5 +233,37 @@ async fn answers_around_a_report(
         kept,
         answer(second),
         "an old answer was kept after the report: {case}"
+    );
+}
+
+/// Two questions about one key: whoever was asked last knows best.
+async fn an_answer_asked_for_earlier_replaces_no_later_one(ctx: Ctx) {
+    let (old, new) = (
+        colliding(0, "tcp://127.0.0.1:1"),
+        colliding(1, "tcp://127.0.0.1:2"),
+    );
+    let [source] = sources(&ctx).await;
+    let manager = Arc::new(manager(None, from_ref(&source)).await);
+    let (earlier_gate, later_gate) = (source.gate(), source.gate());
+    let earlier = {
+        let (manager, id) = (manager.clone(), old.worker_id());
+        tokio::spawn(async move { manager.discover_by_worker_id(id).await })
+    };
+    eventually(SOURCE_DEADLINE / 2, || async { source.calls() == 1 }).await;
+    let later = {
+        let (manager, id) = (manager.clone(), new.instance_id());
+        tokio::spawn(async move { manager.discover_by_instance_id(id).await })
+    };
+    eventually(SOURCE_DEADLINE / 2, || async { source.calls() == 2 }).await;
+    for (gate, peer, lookup) in [(later_gate, &new, later), (earlier_gate, &old, earlier)] {
+        gate.send(Act::Give(peer.clone())).expect("the call waits");
+        assert_eq!(lookup.await.expect("no panic").expect("found"), *peer);
+    }
+    source.act(Act::Fail(ErrorKind::Unavailable));
+    let kept = manager.discover_by_worker_id(new.worker_id()).await;
+    assert_eq!(
+        kept.expect("it is known"),
+        new,
+        "replaced by what was asked before"
     );
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use discovery_core::{
-    ErrorKind,
+    Cluster, ErrorKind,
     peer::{PeerDiscovery, RegistrationState, manager::PeerDiscoveryManager},
 };
 use tokio::time::{Instant, sleep};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::{FRESH, SOURCE_DEADLINE, manager, sources};
 use crate::suite::scripted::Act;
 use crate::{
-    Fault,
+    Fault, Mode,
     trial::{Ctx, colliding, eventually, is_absent, peer, peers_of, register, trials},
 };
 
@@ -27,6 +27,7 @@ trials! { "manager":
     "M8" the_local_peer_stays_until_superseded [Register];
     "M11" shutdown_unregisters_everywhere_and_closes [Register];
     "M11" shutdown_ends_within_its_deadline_when_nobody_answers [Register];
+    "M11" shutdown_lets_no_source_wait_for_another [Register];
     "M11" dropping_the_manager_unregisters [Register];
     "M11" dropping_the_manager_outside_a_runtime_or_in_a_panic_is_harmless [Register] real_time;
 }
@@ -198,6 +199,39 @@ async fn shutdown_ends_within_its_deadline_when_nobody_answers(ctx: Ctx) {
     let error = hanging.await.expect("no panic").expect_err("closed");
     assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
     ctx.fault(Fault::Heal).await;
+}
+
+async fn shutdown_lets_no_source_wait_for_another(ctx: Ctx) {
+    let mut how = ctx.how();
+    how.cluster = Cluster::try_new(format!("{}-other", ctx.cluster)).expect("a valid cluster");
+    let [(silent, first), (silent_too, second)] = [ctx.faulty().await, ctx.faulty().await];
+    let third = ctx.backend.connect(&how).await.expect("connected");
+    let others = peers_of(&*ctx.backend.connect(&how).await.expect("connected"));
+    let local = peer();
+    let sources = [&first, &second, &third].map(|system| peers_of(&**system));
+    let manager = PeerDiscoveryManager::new(local.clone(), sources).await;
+    let manager = Arc::new(manager.expect("a manager"));
+    silent.set(Mode::Stall);
+    silent_too.set(Mode::Stall);
+    let deadline = Duration::from_secs(1);
+    let second_caller = {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.shutdown(deadline).await })
+    };
+    for outcome in [
+        manager.shutdown(deadline).await,
+        second_caller.await.expect("no panic"),
+    ] {
+        let error = outcome.expect_err("not everybody confirmed");
+        assert!(
+            matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable),
+            "{error}"
+        );
+    }
+    assert!(
+        is_absent(&*others, &local).await,
+        "not unregistered, although it answers"
+    );
 }
 
 async fn dropping_the_manager_unregisters(ctx: Ctx) {
