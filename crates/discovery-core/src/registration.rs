@@ -128,6 +128,8 @@ impl Registration {
 
     /// The state now, computed from the deadline when read: a process that was starved or
     /// suspended past what the backend granted never reads `Live`.
+    /// After a shutdown that nobody confirmed, it reads as before until the deadline passes: so
+    /// long does the record stand.
     #[must_use]
     pub fn state(&self) -> RegistrationState {
         self.status.borrow().state()
