@@ -24,7 +24,7 @@ async fn over_http_the_registration_outlives_the_system_by_far() -> anyhow::Resu
         ..ServerConfig::default()
     };
     let server = Server::start(config, Arc::new(MemoryStore::new())).await?;
-    let url = format!("http://{}?ttl=1s", server.local_addr());
+    let url = format!("http://{}?ttl=2s", server.local_addr());
     consumer::example(discovery::connect(&url).await?).await?;
 
     let system: Arc<dyn DiscoverySystem> = discovery::connect(&url).await?;
@@ -36,7 +36,7 @@ async fn over_http_the_registration_outlives_the_system_by_far() -> anyhow::Resu
 
     let others = PeerDiscoveryManager::builder().sources(discovery::connect(&url).await?.peer_discovery());
     let others = others.fresh_for(Duration::ZERO).build().await?;
-    for _ in 0..30 {
+    for _ in 0..60 {
         assert_eq!(others.discover_by_worker_id(id.worker_id()).await?, local);
         assert_eq!(others.discover_by_instance_id(id).await?, local);
         tokio::time::sleep(Duration::from_millis(100)).await;

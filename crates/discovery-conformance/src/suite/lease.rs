@@ -223,7 +223,7 @@ async fn any_number_of_registrations_shares_one_session(ctx: Ctx) {
 }
 
 async fn a_blocked_application_stays_registered(ctx: Ctx) {
-    let ttl = ctx.bounds().min_ttl.max(Duration::from_secs(1));
+    let ttl = ctx.bounds().min_ttl.max(Duration::from_secs(2));
     let mut how = ctx.how();
     (how.own_thread, how.ttl) = (true, ttl);
     let peer = peer();
