@@ -4,8 +4,13 @@ use std::sync::Arc;
 
 use discovery_core::{DiscoveryError, DiscoverySystem, SystemUrl};
 
-/// Schemes, and the cargo feature that each needs.
-const SCHEMES: [(&str, &str); 3] = [("memory", "memory"), ("http", "http"), ("https", "http")];
+/// Schemes, the cargo feature that each needs, and whether it can be used here.
+const SCHEMES: [(&str, &str, bool); 3] = [
+    ("memory", "memory", cfg!(feature = "memory")),
+    ("http", "http", cfg!(feature = "http")),
+    // Refused by its backend until there is TLS.
+    ("https", "http", false),
+];
 
 /// Connects to the system that a URL names, and checks that it is there.
 ///
@@ -58,18 +63,12 @@ fn lazily(url: SystemUrl) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
 }
 
 fn unknown(scheme: &str) -> DiscoveryError {
-    if let Some((_, feature)) = SCHEMES.iter().find(|(known, _)| *known == scheme) {
+    if let Some((_, feature, _)) = SCHEMES.iter().find(|(known, ..)| *known == scheme) {
         let context = format!("{scheme}:// needs the cargo feature `{feature}`, which was not compiled in");
         return DiscoveryError::invalid_config(context);
     }
-    let compiled = |feature: &str| match feature {
-        "memory" => cfg!(feature = "memory"),
-        _ => cfg!(feature = "http"),
-    };
-    let usable = SCHEMES
-        .iter()
-        .filter(|(scheme, feature)| *scheme != "https" && compiled(feature));
-    let schemes: Vec<_> = usable.map(|(scheme, _)| format!("{scheme}://")).collect();
+    let usable = SCHEMES.iter().filter(|(.., usable)| *usable);
+    let schemes: Vec<_> = usable.map(|(scheme, ..)| format!("{scheme}://")).collect();
     DiscoveryError::invalid_config(format!(
         "unknown scheme {scheme}://; there are {}",
         schemes.join(", ")
