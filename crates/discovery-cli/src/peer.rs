@@ -2,35 +2,10 @@
 
 use std::fmt;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use discovery::peer::PeerInfo;
-use serde::Serialize;
+pub(crate) use discovery::records::peer::PeerObject;
 
 use crate::output::{BOLD, FAINT};
-
-/// A peer in JSON.
-#[derive(Debug, Serialize)]
-pub(crate) struct PeerObject {
-    instance_id: String,
-    worker_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    address_base64: String,
-    checksum: String,
-}
-
-impl From<&PeerInfo> for PeerObject {
-    fn from(peer: &PeerInfo) -> Self {
-        let address = peer.address();
-        Self {
-            instance_id: peer.instance_id().to_string(),
-            worker_id: peer.worker_id().to_string(),
-            address: address.to_str().map(str::to_owned),
-            address_base64: STANDARD.encode(address.as_bytes()),
-            checksum: format!("{:016x}", address.checksum()),
-        }
-    }
-}
 
 /// The width of the column of instance ids.
 const INSTANCE: usize = 36;

@@ -12,7 +12,7 @@ use discovery_core::{
     ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
     store::{Expect, Held, Kept, Record, RecordKey, RecordStore, Session, Write, Writer, Written},
 };
-use discovery_records::peer;
+use discovery_records::peer::{self, PeerObject};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -28,22 +28,11 @@ use crate::{config::DEFAULT_TTL, wire};
 /// How often a record that changes under our hands is looked at again.
 const ATTEMPTS: usize = 4;
 
-/// A peer, as JSON; numbers of 64 bits are hex digits.
-#[derive(Serialize)]
-pub(super) struct PeerView {
-    instance_id: String,
-    worker_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    address_base64: String,
-    checksum: String,
-}
-
 /// A registration.
 #[derive(Serialize)]
 pub(super) struct Registered {
     #[serde(flatten)]
-    peer: PeerView,
+    peer: PeerObject,
     lease_id: String,
     ttl_ms: u64,
     renew_every_ms: u64,
@@ -52,7 +41,7 @@ pub(super) struct Registered {
 /// One page of peers.
 #[derive(Serialize)]
 pub(super) struct Peers {
-    instances: Vec<PeerView>,
+    instances: Vec<PeerObject>,
     skipped: u64,
     next: Option<String>,
 }
@@ -84,7 +73,7 @@ pub(super) async fn register(
     match claim(&*app.store, &session, write, &peer).await {
         Ok(status) => {
             let registered = Registered {
-                peer: view(&peer),
+                peer: PeerObject::from(&peer),
                 lease_id: Token::write(app.epoch, &session),
                 ttl_ms: wire::millis(session.ttl),
                 renew_every_ms: renew_every_ms(&session),
@@ -154,19 +143,22 @@ pub(super) async fn unregister(State(app): State<Arc<App>>, call: Call) -> Resul
 pub(super) async fn by_instance_id(
     State(app): State<Arc<App>>,
     call: Call,
-) -> Result<Json<PeerView>, Refusal> {
+) -> Result<Json<PeerObject>, Refusal> {
     let id = instance_id(&call)?;
     let peer = find(&app, &call, id.worker_id()).await?;
     if peer.instance_id() != id {
         return Err(absent("another instance stands under the worker id of this one"));
     }
-    Ok(Json(view(&peer)))
+    Ok(Json(PeerObject::from(&peer)))
 }
 
 /// `GET` by worker id.
-pub(super) async fn by_worker_id(State(app): State<Arc<App>>, call: Call) -> Result<Json<PeerView>, Refusal> {
+pub(super) async fn by_worker_id(
+    State(app): State<Arc<App>>,
+    call: Call,
+) -> Result<Json<PeerObject>, Refusal> {
     let id = call.segment(1).parse()?;
-    Ok(Json(view(&find(&app, &call, id).await?)))
+    Ok(Json(PeerObject::from(&find(&app, &call, id).await?)))
 }
 
 /// `GET` every instance, page by page.
@@ -181,7 +173,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, call: Call) -> Result<Json
     let peers = listing.records.iter();
     let instances: Vec<_> = peers
         .filter_map(|record| peer::decode(&record.key, &record.body).ok())
-        .map(|peer| view(&peer))
+        .map(|peer| PeerObject::from(&peer))
         .collect();
     Ok(Json(Peers {
         skipped: listing.skipped + records - instances.len() as u64,
@@ -255,17 +247,6 @@ fn address(ask: &Register) -> Result<WorkerAddress, Refusal> {
     };
     address.validate()?;
     Ok(address)
-}
-
-fn view(peer: &PeerInfo) -> PeerView {
-    let address = peer.address();
-    PeerView {
-        instance_id: peer.instance_id().to_string(),
-        worker_id: peer.worker_id().to_string(),
-        address: address.to_str().map(str::to_owned),
-        address_base64: BASE64_STANDARD.encode(address.as_bytes()),
-        checksum: format!("{:016x}", address.checksum()),
-    }
 }
 
 /// Never `warming-up`: registering again is what ends the warm-up.

@@ -4,6 +4,7 @@
 //! create-if-absent on that key is all that collision detection needs.
 
 mod codec;
+mod object;
 
 use std::sync::Arc;
 
@@ -15,7 +16,10 @@ use discovery_core::{
     store::{Record, RecordKey, RecordStore},
 };
 
-pub use self::codec::{decode, encode};
+pub use self::{
+    codec::{decode, encode},
+    object::PeerObject,
+};
 use crate::{Intent, Registrar};
 
 /// The prefix of all peers of a cluster.

@@ -189,12 +189,12 @@ impl Keeper {
     }
 
     fn closed(&mut self, answer: Answer<()>) {
-        let Some(leaving) = &self.leaving else { return };
+        let cap = self.interval();
+        let Some(leaving) = &mut self.leaving else { return };
         let cause = match answer {
             Err(error) if error.kind() != ErrorKind::LeaseLost => {
                 if !leaving.expires.passed() {
-                    let cap = self.interval();
-                    self.close_at = Some(Instant::now() + self.closing.next(&error, cap));
+                    leaving.close_at = Instant::now() + leaving.backoff.next(&error, cap);
                     return;
                 }
                 // Nobody renews it any more, so it has expired by our clock; that is no
@@ -206,7 +206,6 @@ impl Keeper {
         if self.goodbye.is_some() {
             self.confirmed &= cause.is_none();
         }
-        self.closing.reset();
         for row in self.leaving.take().into_iter().flat_map(|leaving| leaving.rows) {
             self.gone(&row, cause.clone());
         }

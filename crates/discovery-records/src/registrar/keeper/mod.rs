@@ -45,6 +45,8 @@ struct Leaving {
     rows: Vec<Row>,
     /// When it has expired by itself.
     expires: Deadline,
+    close_at: Instant,
+    backoff: Backoff,
 }
 
 pub(super) struct Keeper {
@@ -55,12 +57,10 @@ pub(super) struct Keeper {
     rows: HashMap<Writer, Row>,
     work: Option<Work>,
     renewal: Option<Renewing>,
-    /// Back-off of renewals, and of opening and closing.
+    /// Back-off of renewals, and of opening the store or a session.
     renewing: Backoff,
     opening: Backoff,
-    closing: Backoff,
     open_at: Option<Instant>,
-    close_at: Option<Instant>,
     goodbye: Option<Instant>,
     /// Whether every session that ended since goodbye was confirmed to have.
     confirmed: bool,
@@ -78,9 +78,7 @@ impl Keeper {
             renewal: None,
             renewing: Backoff::default(),
             opening: Backoff::default(),
-            closing: Backoff::default(),
             open_at: None,
-            close_at: None,
             goodbye: None,
             confirmed: true,
         }
@@ -176,26 +174,24 @@ impl Keeper {
 
     /// When something has to be opened, created, removed or closed.
     fn work_due(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let close = if self.leaving.is_some() {
-            Some(self.close_at.unwrap_or(now))
-        } else {
-            None
-        };
+        let close = self.leaving.as_ref().map(|leaving| leaving.close_at);
         let idle_lease = self.lease.is_some() && self.rows.is_empty() && self.leaving.is_none();
-        let rows = self.rows.values().filter_map(Row::due).min();
-        let unopened = self.store.is_none() || self.lease.is_none();
-        let rows = rows.map(|at| {
-            if unopened {
-                at.max(self.open_at.unwrap_or(at))
-            } else {
-                at
-            }
-        });
-        [close, idle_lease.then_some(now), rows]
+        let rows = self.rows.values().filter_map(|row| self.row_due(row)).min();
+        [close, idle_lease.then(Instant::now), rows]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// When something is to be done about a row, which may have to wait for a session.
+    fn row_due(&self, row: &Row) -> Option<Instant> {
+        let at = row.due()?;
+        let opened = self.store.is_some() && self.lease.is_some();
+        Some(
+            self.open_at
+                .filter(|_| !opened)
+                .map_or(at, |open_at| at.max(open_at)),
+        )
     }
 
     /// Notes what was granted, counted from when it was asked for.

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::{Keeper, Leaving, REMOVALS, WRITE_BATCH};
 use crate::registrar::{
+    backoff::Backoff,
     call::{self, Work},
     row::{Row, Stage},
 };
@@ -63,23 +64,17 @@ impl Keeper {
     fn plan(&mut self) -> Option<Work> {
         self.give_lease_up();
         let now = Instant::now();
-        let close_at = self.leaving.as_ref().and(self.close_at).filter(|at| *at <= now);
-        let openable =
-            self.open_at.is_none_or(|at| at <= now) || (self.store.is_some() && self.lease.is_some());
-        let due = |row: &Row| row.due().filter(|at| openable && *at <= now);
-        let oldest = self
+        let rows = self
             .rows
             .values()
-            .filter_map(|row| Some((due(row)?, Kind::of(row))))
-            .min_by_key(|(at, _)| *at);
-        match (oldest, close_at) {
-            (Some((at, kind)), close_at) if close_at.is_none_or(|close_at| at <= close_at) => {
+            .filter_map(|row| Some((self.row_due(row)?, Kind::of(row))));
+        let oldest = rows.filter(|(at, _)| *at <= now).min_by_key(|(at, _)| *at);
+        let leaving = self.leaving.as_ref().filter(|leaving| leaving.close_at <= now);
+        match (oldest, leaving) {
+            (Some((at, kind)), leaving) if leaving.is_none_or(|leaving| at <= leaving.close_at) => {
                 self.plan_rows(kind, now)
             }
-            (_, Some(_)) => {
-                let leaving = self.leaving.as_ref()?;
-                Some(call::close(self.store.clone()?, leaving.session.clone()))
-            }
+            (_, Some(leaving)) => Some(call::close(self.store.clone()?, leaving.session.clone())),
             _ => None,
         }
     }
@@ -157,8 +152,9 @@ impl Keeper {
             session: lease.session,
             rows,
             expires,
+            close_at: Instant::now(),
+            backoff: Backoff::default(),
         });
-        self.close_at = Some(Instant::now());
         // Its answer would tell of a session that is on its way out.
         self.renewal = None;
     }
