@@ -14,8 +14,8 @@ use discovery_core::{
     Capabilities, Cluster, DiscoveryError, DiscoverySystem, ErrorKind, limit,
     peer::PeerDiscovery,
     store::{
-        Expect, Held, Kept, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session,
-        Version, Write, Writer, Written,
+        Changes, Expect, Held, Kept, Listing, Position, Record, RecordKey, RecordStore, Removal, Removed,
+        Renewal, Session, Version, Write, Writer, Written,
     },
 };
 use discovery_records::peer::decode;
@@ -411,5 +411,9 @@ impl RecordStore for Broken {
             .map(|record| self.shown(record))
             .collect();
         Ok(listing)
+    }
+
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
+        self.inner.watch(prefix, after).await
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,9 +14,11 @@ use discovery_core::{
     DiscoveryError, ErrorKind, Retry,
     limit::CALL_DEADLINE,
     store::{
-        Held, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session, Write, Written,
+        Change, Changes, Held, Listing, Position, Record, RecordKey, RecordStore, Removal, Removed, Renewal,
+        Session, Write, Written,
     },
 };
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -37,6 +39,9 @@ pub enum Mode {
     Deny,
 }
 
+/// How long a watch that is stalled is waited for.
+pub(crate) const WATCH_SILENCE: Duration = Duration::from_secs(10);
+
 /// Lets calls through to another store, or not; counts them, and notes what was sent.
 #[derive(Debug)]
 pub struct Faulty {
@@ -51,6 +56,7 @@ pub struct Faulty {
     writes: AtomicU64,
     reads: AtomicU64,
     calls: AtomicU64,
+    watches: Arc<AtomicUsize>,
 }
 
 /// What went to the store, to be replayed by a trial.
@@ -77,6 +83,7 @@ impl Faulty {
             writes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            watches: Arc::default(),
         }
     }
 
@@ -161,6 +168,12 @@ impl Faulty {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// How many watches are open.
+    #[must_use]
+    pub fn watches(&self) -> usize {
+        self.watches.load(Ordering::Relaxed)
     }
 
     fn sent(&self) -> std::sync::MutexGuard<'_, Sent> {
@@ -285,5 +298,74 @@ impl RecordStore for Faulty {
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
         self.pass().await?;
         self.inner.list(prefix, page).await
+    }
+
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
+        self.pass().await?;
+        let through = Through {
+            inner: Some(self.inner.watch(prefix, after).await?),
+            mode: self.mode.subscribe(),
+            _modes: self.mode.clone(),
+            _open: Open::new(&self.watches),
+        };
+        Ok(Box::pin(stream::unfold(through, |mut through| async move {
+            let item = through.next().await?;
+            Some((item, through))
+        })))
+    }
+}
+
+/// A watch, for as long as changes get through.
+struct Through {
+    /// Nothing once it has ended.
+    inner: Option<Changes>,
+    mode: watch::Receiver<Mode>,
+    /// Keeps the channel open.
+    _modes: watch::Sender<Mode>,
+    _open: Open,
+}
+
+impl Through {
+    async fn next(&mut self) -> Option<Result<Change, DiscoveryError>> {
+        loop {
+            let mode = *self.mode.borrow_and_update();
+            let changed = self.mode.changed();
+            let end = match mode {
+                Mode::Pass => tokio::select! {
+                    biased;
+                    _ = changed => continue,
+                    item = self.inner.as_mut()?.next() => return item,
+                },
+                Mode::Freeze => {
+                    let _ = changed.await;
+                    continue;
+                }
+                Mode::Stall => match timeout(WATCH_SILENCE, changed).await {
+                    Ok(_) => continue,
+                    Err(_) => DiscoveryError::new(ErrorKind::Timeout, "the watch is silent"),
+                },
+                Mode::Cut | Mode::Deny => {
+                    DiscoveryError::new(ErrorKind::Unavailable, "the connection was lost")
+                }
+            };
+            self.inner = None;
+            return Some(Err(end));
+        }
+    }
+}
+
+/// One that is counted while it lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use discovery_core::{Capabilities, Cluster, DiscoveryError, DiscoverySystem};
+use discovery_records::view::ViewConfig;
 
 /// Which clock a backend's trials run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Connect {
     pub cluster: Cluster,
     /// The time to live to ask for.
     pub ttl: Duration,
+    /// How watches distrust what they are told.
+    pub view: ViewConfig,
     /// Whether renewal must run on a thread of its own; else where the backend runs it by default.
     pub own_thread: bool,
 }
@@ -81,6 +84,11 @@ pub trait Backend: Send + Sync {
 
     /// Makes a fault happen.
     async fn fault(&self, fault: Fault);
+
+    /// Watches that the backend serves now, where that can be told.
+    fn watches(&self) -> Option<usize> {
+        None
+    }
 
     /// Connections that clients have open now, where that can be told.
     fn connections(&self) -> Option<usize> {

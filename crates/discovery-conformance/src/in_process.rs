@@ -103,4 +103,8 @@ impl Backend for Started {
             Fault::Wipe => (self.wipe)(),
         }
     }
+
+    fn watches(&self) -> Option<usize> {
+        Some(self.gate.watches())
+    }
 }

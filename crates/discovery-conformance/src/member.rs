@@ -10,6 +10,7 @@ use discovery_core::{
     Capabilities, Cluster, DiscoverySystem, ErrorKind, PeerInfo, WorkerAddress,
     peer::{PeerDiscovery, Registration},
 };
+use discovery_records::view::ViewConfig;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -112,6 +113,7 @@ async fn serve(harness: &Arc<dyn Harness>, orders: Orders) {
         cluster: Cluster::try_new(&orders.cluster).expect("a valid cluster"),
         ttl: Duration::from_millis(orders.ttl_ms),
         own_thread: false,
+        view: ViewConfig::default(),
     };
     let id = orders.instance.parse().expect("a valid instance");
     let address = WorkerAddress::from_bytes(&orders.address);

@@ -12,6 +12,7 @@ use discovery_core::{
 use discovery_records::{
     RecordSystem, RecordSystemConfig, Renewing,
     peer::{encode, peer_key},
+    view::ViewConfig,
 };
 use tokio::time::{Instant, sleep};
 
@@ -120,6 +121,7 @@ impl Ctx {
             cluster: self.cluster.clone(),
             ttl: self.ttl(),
             own_thread: false,
+            view: ViewConfig::default(),
         }
     }
 
@@ -296,6 +298,7 @@ pub(crate) fn system_over(
         } else {
             Renewing::Shared
         },
+        view: connect.view,
     };
     let renewed = store.clone();
     let open_store = Box::new(move || {

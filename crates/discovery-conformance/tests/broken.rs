@@ -18,9 +18,9 @@ fn harness(flaw: Option<Flaw>) -> InProcess {
         name: "broken",
         capabilities: MemorySystem::declared(),
         make_store: Box::new(move || {
-            let memory = Arc::new(MemoryStore::new());
+            let memory = MemoryStore::new();
             StoreUnderTest {
-                store: broken(memory.clone(), of_the_store),
+                store: broken(Arc::new(memory.clone()), of_the_store),
                 wipe: Box::new(move || memory.wipe()),
             }
         }),

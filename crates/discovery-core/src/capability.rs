@@ -72,6 +72,9 @@ pub struct Bounds {
     pub expiry_slack: Duration,
     /// After a write was acknowledged, until every reader sees it.
     pub propagation: Duration,
+    /// After a watch was cut off without a word, until it is noticed. Zero where that cannot
+    /// happen.
+    pub watch_silence: Duration,
 }
 
 /// What a system can do, and its bounds.
@@ -85,6 +88,7 @@ pub struct Bounds {
 ///     default_ttl: Duration::from_secs(10),
 ///     expiry_slack: Duration::ZERO,
 ///     propagation: Duration::ZERO,
+///     watch_silence: Duration::ZERO,
 /// };
 /// let capabilities = Capabilities::new(bounds).with(Capability::Register);
 /// assert!(capabilities.has(Capability::Register));

@@ -4,10 +4,11 @@
 //! records alive for as long as it is renewed. Every discovery trait is written once over
 //! this contract, so that a backend which fulfils it offers them all.
 
-use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Borrow, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::Stream;
 
 use crate::{Cluster, DiscoveryError, limit};
 
@@ -290,6 +291,61 @@ pub struct Listing {
     pub next: Option<Bytes>,
 }
 
+/// Why a record is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Departure {
+    /// Its owner removed it, or closed the session that it hung on.
+    Removed,
+    /// Its session was not renewed in time.
+    Expired,
+    /// The store does not tell, or nobody was looking when it left.
+    Unknown,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Everything that stands under the prefix: what went before is void.
+    Reset {
+        /// All records, each once.
+        records: Arc<[Record]>,
+        /// The position that this is true as of.
+        as_of: Option<Position>,
+    },
+    /// A record was written: a new one, or in place of another.
+    Put(Record),
+    /// A record left.
+    Gone {
+        /// Its name.
+        key: RecordKey,
+        /// When it left, where the store is ordered as a whole.
+        at: Option<Position>,
+        /// Why it left.
+        why: Departure,
+    },
+    /// Nothing else has happened under the prefix up to this position.
+    Progress(Position),
+}
+
+impl Change {
+    /// The position that a watch which saw this has come to, where the store has positions.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Reset { as_of, .. } => *as_of,
+            Self::Put(record) => record.at,
+            Self::Gone { at, .. } => *at,
+            Self::Progress(position) => Some(*position),
+        }
+    }
+}
+
+/// The changes under a prefix, as [`RecordStore::watch`] tells them.
+///
+/// An error is the last item. Dropping the stream ends the watch at the store, too.
+pub type Changes = Pin<Box<dyn Stream<Item = Result<Change, DiscoveryError>> + Send>>;
+
 /// A store of leased records.
 ///
 /// Every call has a deadline of its own and ends with `Timeout` when it passes, is cancel safe
@@ -345,6 +401,24 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`get`](Self::get); `InvalidArgument` for a page token that is none.
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError>;
+
+    /// Watches what lies under a prefix. What happens after the call has returned is in the
+    /// stream.
+    ///
+    /// The stream begins with a [`Change::Reset`]. With `after`, a store that can still tell
+    /// everything that happened after that position begins with it instead, and says with a
+    /// [`Change::Progress`] when it has told what there was.
+    ///
+    /// Changes of one key come in their order; several may come as the last one of them. A
+    /// renewal is no change. A reader who is too slow gets a [`Change::Reset`]; nothing is
+    /// left out silently, and what waits for a reader is bounded. A connection that is lost, or
+    /// silent for longer than [`Bounds::watch_silence`](crate::Bounds::watch_silence), ends the
+    /// stream with an error: whoever wants to go on watches again from the position that it
+    /// has come to, as `discovery_records::view` does.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Timeout`, `PermissionDenied`: there is no watch.
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError>;
 }
 
 #[cfg(test)]

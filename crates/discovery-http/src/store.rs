@@ -7,7 +7,8 @@ use bytes::Bytes;
 use discovery_core::{
     Cluster, DiscoveryError,
     store::{
-        Held, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session, Write, Written,
+        Changes, Held, Listing, Position, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session,
+        Write, Written,
     },
 };
 use futures_util::{FutureExt, StreamExt, stream};
@@ -235,6 +236,13 @@ impl RecordStore for HttpStore {
 
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
         self.try_list(prefix, page).await.map_err(during("list"))
+    }
+
+    async fn watch(&self, _: &RecordKey, _: Option<Position>) -> Result<Changes, DiscoveryError> {
+        Err(DiscoveryError::new(
+            discovery_core::ErrorKind::Unsupported,
+            "not yet",
+        ))
     }
 }
 

@@ -69,6 +69,7 @@ impl HttpSystem {
             default_ttl: DEFAULT_TTL,
             expiry_slack: Duration::from_secs(1),
             propagation: Duration::from_millis(500),
+            watch_silence: Duration::from_secs(10),
         };
         Capabilities::new(bounds)
             .with(Capability::Register)
@@ -88,6 +89,7 @@ fn records(config: &HttpConfig, store: &HttpStore, renewing: Renewing) -> Record
         capabilities: HttpSystem::declared(),
         ttl: config.ttl(),
         renewing,
+        view: discovery_records::view::ViewConfig::default(),
     };
     let config = config.clone();
     // A connection belongs to the runtime that drives it, so renewal opens its own.

@@ -48,7 +48,7 @@ fn serve(listen: SocketAddr) -> ExitCode {
             warm_up: Duration::ZERO,
             forgetful: true,
         };
-        let server = Server::start(config, store).await.expect("a server");
+        let server = Server::start(config, Arc::new(store)).await.expect("a server");
         println!("{}", server.local_addr());
         let mut input = BufReader::new(tokio::io::stdin()).lines();
         while let Ok(Some(_)) = input.next_line().await {}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use discovery_core::{Cluster, DiscoveryError, SystemUrl, limit};
-use discovery_records::Renewing;
+use discovery_records::{Renewing, view::ViewConfig};
 
 /// Configuration of a [`MemorySystem`](crate::MemorySystem).
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ pub struct MemoryConfig {
     cluster: Cluster,
     ttl: Duration,
     renewing: Renewing,
+    view: ViewConfig,
 }
 
 impl MemoryConfig {
@@ -48,6 +49,13 @@ impl MemoryConfig {
         self
     }
 
+    /// Chooses how watches distrust what they are told.
+    #[must_use]
+    pub fn with_view(mut self, view: ViewConfig) -> Self {
+        self.view = view;
+        self
+    }
+
     /// The name of the shared store, if there is one.
     #[must_use]
     pub fn store_name(&self) -> Option<&str> {
@@ -72,7 +80,13 @@ impl MemoryConfig {
         self.renewing
     }
 
-    /// Reads `memory://[NAME][?cluster=…&ttl=…]`.
+    /// How watches distrust what they are told.
+    #[must_use]
+    pub fn view(&self) -> ViewConfig {
+        self.view
+    }
+
+    /// Reads `memory://[NAME][?cluster=…&ttl=…&hold_mass_removals=on|off&check_every=…]`.
     ///
     /// # Errors
     /// `InvalidConfig` naming the part that cannot be.
@@ -81,6 +95,7 @@ impl MemoryConfig {
         if let Some(ttl) = url.take_ttl()? {
             config = config.with_ttl(ttl);
         }
+        config.view = ViewConfig::from_url(&mut url)?;
         if !url.path().is_empty() || url.user().is_some() {
             return Err(DiscoveryError::invalid_config(
                 "memory:// takes a name only, as in memory://NAME",
@@ -102,6 +117,7 @@ impl MemoryConfig {
         if self.store_name.as_deref() == Some("") {
             return Err(DiscoveryError::invalid_config("store name is empty"));
         }
+        self.view.validate()?;
         limit::ttl(self.ttl).map(drop)
     }
 }
@@ -113,6 +129,7 @@ impl Default for MemoryConfig {
             cluster: Cluster::default(),
             ttl: Self::DEFAULT_TTL,
             renewing: Renewing::Shared,
+            view: ViewConfig::default(),
         }
     }
 }

@@ -85,6 +85,11 @@ impl Leases {
         self.end(&id)
     }
 
+    /// When the next session ends, unless it is renewed.
+    pub(crate) fn next_end(&self) -> Option<Instant> {
+        self.ends.first().map(|(deadline, _)| *deadline)
+    }
+
     /// Gives every session its whole TTL from now on.
     pub(crate) fn prolong_all(&mut self, now: Instant) {
         let ids: Vec<_> = self

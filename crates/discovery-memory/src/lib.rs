@@ -2,8 +2,11 @@
 
 mod config;
 mod lease;
+mod log;
 mod named;
+mod state;
 mod store;
 mod system;
+mod watch;
 
 pub use self::{config::MemoryConfig, store::MemoryStore, system::MemorySystem};

@@ -1,29 +1,32 @@
 //! The record store.
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    ops::Bound,
+    ops::{Bound, Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use discovery_core::{
-    DiscoveryError, ErrorKind, limit,
+    DiscoveryError, limit,
     store::{
-        Expect, Held, Kept, Listing, Position, Record, RecordKey, RecordStore, Removal, Removed, Renewal,
-        Session, Version, Write, Writer, Written,
+        Changes, Held, Listing, Position, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session,
+        Write, Written,
     },
     task::OwnedTask,
 };
 use tokio::{
     runtime::Handle,
+    sync::Notify,
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::lease::Leases;
+use crate::{
+    state::{State, ended},
+    watch,
+};
 
 /// Records on one page of a list.
 const PAGE: usize = 1_000;
@@ -35,24 +38,17 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// A store of leased records in memory, on tokio's clock.
 ///
 /// Whatever has expired is taken out by the next call; nothing needs to run in the background.
+///
+/// A clone is another handle to the same store.
+#[derive(Clone, Default)]
+pub struct MemoryStore(pub(crate) Arc<Inner>);
+
 #[derive(Default)]
-pub struct MemoryStore {
+pub(crate) struct Inner {
     state: Mutex<State>,
     pause_grace: Option<Duration>,
-}
-
-struct State {
-    records: BTreeMap<RecordKey, Stored>,
-    leases: Leases,
-    position: Position,
-    observed: Option<Instant>,
-}
-
-struct Stored {
-    body: Bytes,
-    writer: Writer,
-    seq: u64,
-    session: Bytes,
+    /// Tells those who watch that there is something to read.
+    changed: Notify,
 }
 
 impl MemoryStore {
@@ -69,11 +65,11 @@ impl MemoryStore {
     /// nothing did for 2 s, every session gets its whole TTL again before anything expires.
     /// Dropping the task ends that.
     #[must_use]
-    pub fn forgiving_pauses(runtime: &Handle) -> (Arc<Self>, OwnedTask) {
-        let store = Arc::new(Self {
+    pub fn forgiving_pauses(runtime: &Handle) -> (Self, OwnedTask) {
+        let store = Self(Arc::new(Inner {
             pause_grace: Some(PAUSE),
-            ..Self::default()
-        });
+            ..Inner::default()
+        }));
         let observed = store.clone();
         let task = OwnedTask::spawn(runtime, |cancel| async move {
             let mut ticks = interval(OBSERVED_EVERY);
@@ -87,16 +83,19 @@ impl MemoryStore {
 
     /// Loses everything, as if the store had been replaced by an empty one.
     pub fn wipe(&self) {
-        let mut state = self.lock();
-        let generation = state.position.generation + 1;
-        *state = State {
-            position: Position { generation, seq: 0 },
-            ..State::default()
-        };
+        self.lock().wipe();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> Locked<'_> {
+        self.0.lock()
+    }
+}
+
+impl Inner {
+    /// The state, with everything taken out that has expired.
+    pub(crate) fn lock(&self) -> Locked<'_> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.position;
         let now = Instant::now();
         if let (Some(grace), Some(observed)) = (self.pause_grace, state.observed)
             && now.saturating_duration_since(observed) > grace
@@ -105,167 +104,46 @@ impl MemoryStore {
         }
         state.observed = Some(now);
         state.expire(now);
-        state
+        Locked {
+            changed: &self.changed,
+            state,
+            before,
+        }
+    }
+
+    /// Told whenever the position has changed.
+    pub(crate) fn changed(&self) -> &Notify {
+        &self.changed
     }
 }
 
-impl Default for State {
-    fn default() -> Self {
-        let started = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let generation = u64::try_from(started.as_millis()).unwrap_or(u64::MAX);
-        let position = Position { generation, seq: 0 };
-        Self {
-            records: BTreeMap::new(),
-            leases: Leases::default(),
-            position,
-            observed: None,
-        }
+/// The state, for one call; tells those who watch if the call changed something.
+pub(crate) struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    changed: &'a Notify,
+    before: Position,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
     }
 }
 
-impl State {
-    fn expire(&mut self, now: Instant) {
-        while let Some(lease) = self.leases.expire(now) {
-            self.drop_records(lease.keys);
-        }
-    }
-
-    fn drop_records(&mut self, keys: impl IntoIterator<Item = RecordKey>) {
-        for key in keys {
-            self.records.remove(&key);
-            self.position.seq += 1;
-        }
-    }
-
-    fn record(&self, key: &RecordKey) -> Option<Record> {
-        let stored = self.records.get(key)?;
-        let seq = stored.seq;
-        Some(Record {
-            key: key.clone(),
-            body: stored.body.clone(),
-            writer: stored.writer,
-            version: self.version(seq),
-            at: Some(Position { seq, ..self.position }),
-        })
-    }
-
-    /// Versions of one generation never equal those of another.
-    fn version(&self, seq: u64) -> Version {
-        Version(format!("{:x}.{seq:x}", self.position.generation).into())
-    }
-
-    fn stands(&self, key: &RecordKey, expect: &Expect) -> bool {
-        match (self.records.get(key), expect) {
-            (None, Expect::Absent) => true,
-            (Some(stored), Expect::Version(version)) => self.version(stored.seq) == *version,
-            _ => false,
-        }
-    }
-
-    fn write(&mut self, session: &Bytes, item: &Write) -> Result<Written, DiscoveryError> {
-        if item.body.len() > limit::BODY_BYTES {
-            let context = format!(
-                "a body of {} bytes; at most {} fit",
-                item.body.len(),
-                limit::BODY_BYTES
-            );
-            return Err(DiscoveryError::invalid_argument(context));
-        }
-        let lease = self.leases.get(session).ok_or_else(ended)?;
-        if lease.fenced(&item.key, item.writer) || !self.stands(&item.key, &item.expect) {
-            return Ok(Written::Conflict(self.record(&item.key)));
-        }
-        self.take(&item.key);
-        self.position.seq += 1;
-        let stored = Stored {
-            body: item.body.clone(),
-            writer: item.writer,
-            seq: self.position.seq,
-            session: session.clone(),
-        };
-        self.records.insert(item.key.clone(), stored);
-        if let Some(lease) = self.leases.get(session) {
-            lease.keys.insert(item.key.clone());
-        }
-        let record = self.record(&item.key);
-        record
-            .map(Written::Done)
-            .ok_or_else(|| DiscoveryError::new(ErrorKind::Unexpected, "a write vanished"))
-    }
-
-    fn take(&mut self, key: &RecordKey) {
-        if let Some(stored) = self.records.remove(key)
-            && let Some(lease) = self.leases.get(&stored.session)
-        {
-            lease.keys.remove(key);
-        }
-    }
-
-    fn kept(&self, session: &Bytes, held: &Held) -> Kept {
-        match (self.records.get(&held.key), self.record(&held.key)) {
-            (Some(stored), Some(record)) if stored.session == *session && record.version == held.version => {
-                Kept::Mine(record.version)
-            }
-            (_, Some(record)) => Kept::Other(record),
-            (_, None) => Kept::Gone,
-        }
-    }
-
-    fn unwanted(&mut self, session: &Bytes, held: &[Held]) -> Vec<Record> {
-        let Some(lease) = self.leases.get(session) else {
-            return Vec::new();
-        };
-        let asked: std::collections::HashSet<_> = held.iter().map(|held| &held.key).collect();
-        let keys: Vec<_> = lease
-            .keys
-            .iter()
-            .filter(|key| !asked.contains(key))
-            .cloned()
-            .collect();
-        keys.iter().filter_map(|key| self.record(key)).collect()
-    }
-
-    fn remove(&mut self, session: &Bytes, removal: &Removal) -> Result<Removed, DiscoveryError> {
-        if self.leases.get(session).is_none() {
-            return Err(ended());
-        }
-        match removal.expect {
-            Expect::Version(_) if self.stands(&removal.key, &removal.expect) => {
-                self.take(&removal.key);
-                self.position.seq += 1;
-                Ok(Removed::Done)
-            }
-            Expect::Version(_) => Ok(Removed::Conflict(self.record(&removal.key))),
-            Expect::Absent => self.fence(session, removal),
-        }
-    }
-
-    fn fence(&mut self, session: &Bytes, removal: &Removal) -> Result<Removed, DiscoveryError> {
-        let fenced = self
-            .leases
-            .get(session)
-            .is_some_and(|lease| lease.fence(&removal.key, removal.writer));
-        if !fenced {
-            self.close(session);
-            return Err(ended());
-        }
-        let own = self
-            .record(&removal.key)
-            .filter(|record| record.writer == removal.writer);
-        Ok(own.map_or(Removed::Done, |record| Removed::Conflict(Some(record))))
-    }
-
-    fn close(&mut self, session: &Bytes) {
-        if let Some(lease) = self.leases.end(session) {
-            self.drop_records(lease.keys);
-        }
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 }
 
-fn ended() -> DiscoveryError {
-    DiscoveryError::new(ErrorKind::LeaseLost, "the session has ended")
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if self.state.position != self.before {
+            self.changed.notify_waiters();
+        }
+    }
 }
 
 #[async_trait]
@@ -315,21 +193,15 @@ impl RecordStore for MemoryStore {
 
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
         let state = self.lock();
-        let after = match &page {
-            None => prefix.as_str(),
+        let from = match &page {
+            None => Bound::Included(prefix.as_str()),
             Some(page) => std::str::from_utf8(page)
                 .ok()
                 .filter(|key| key.starts_with(prefix.as_str()))
+                .map(Bound::Excluded)
                 .ok_or_else(|| DiscoveryError::invalid_argument("that is no page of this list"))?,
         };
-        let range = state
-            .records
-            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
-        // Keys between the prefix and its children, such as `a/b-` before `a/b/`, are skipped.
-        let mut keys = range
-            .map(|(key, _)| key)
-            .take_while(|key| key.as_str().starts_with(prefix.as_str()))
-            .filter(|key| key.starts_with(prefix));
+        let mut keys = state.below(prefix, from);
         let records: Vec<_> = keys
             .by_ref()
             .take(PAGE)
@@ -347,11 +219,15 @@ impl RecordStore for MemoryStore {
             next,
         })
     }
+
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
+        Ok(watch::changes(self.0.clone(), prefix.clone(), after))
+    }
 }
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         f.debug_struct("MemoryStore")
             .field("records", &state.records.len())
             .finish_non_exhaustive()
@@ -360,7 +236,10 @@ impl fmt::Debug for MemoryStore {
 
 #[cfg(test)]
 mod tests {
-    use discovery_core::Cluster;
+    use discovery_core::{
+        Cluster, ErrorKind,
+        store::{Expect, Writer},
+    };
 
     use super::*;
 

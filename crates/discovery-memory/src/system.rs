@@ -22,10 +22,8 @@ impl MemorySystem {
     /// `InvalidConfig` naming the key.
     pub fn connect(config: MemoryConfig) -> Result<Self, DiscoveryError> {
         config.validate()?;
-        let store = config
-            .store_name()
-            .map_or_else(|| Arc::new(MemoryStore::new()), named::store);
-        Self::with_store(&config, store)
+        let store = config.store_name().map_or_else(MemoryStore::new, named::store);
+        Self::with_store(&config, Arc::new(store))
     }
 
     /// Connects to a store that the caller made.
@@ -43,6 +41,7 @@ impl MemorySystem {
             capabilities: Self::declared(),
             ttl: config.ttl(),
             renewing: config.renewing(),
+            view: config.view(),
         };
         let renewed = store.clone();
         let open_store = Box::new(move || {
@@ -60,9 +59,11 @@ impl MemorySystem {
             default_ttl: MemoryConfig::DEFAULT_TTL,
             expiry_slack: Duration::ZERO,
             propagation: Duration::ZERO,
+            watch_silence: Duration::ZERO,
         };
         Capabilities::new(bounds)
             .with(Capability::Register)
+            .with(Capability::Watch)
             .with(Capability::List)
             .with(Capability::Expiry)
             .with(Capability::StrongCollision)

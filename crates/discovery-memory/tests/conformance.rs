@@ -12,9 +12,9 @@ fn main() -> ExitCode {
         name: "memory",
         capabilities: MemorySystem::declared(),
         make_store: Box::new(|| {
-            let store = Arc::new(MemoryStore::new());
+            let store = MemoryStore::new();
             StoreUnderTest {
-                store: store.clone(),
+                store: Arc::new(store.clone()),
                 wipe: Box::new(move || store.wipe()),
             }
         }),

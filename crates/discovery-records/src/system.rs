@@ -8,7 +8,7 @@ use discovery_core::{
     store::RecordStore,
 };
 
-use crate::{OpenStore, Registrar, RegistrarConfig, Renewing, peer::RecordPeers};
+use crate::{OpenStore, Registrar, RegistrarConfig, Renewing, peer::RecordPeers, view::ViewConfig};
 
 /// What a [`RecordSystem`] is made of, beside its store.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct RecordSystemConfig {
     pub ttl: Duration,
     /// Where renewal runs.
     pub renewing: Renewing,
+    /// How watches distrust what they are told.
+    pub view: ViewConfig,
 }
 
 /// A [`DiscoverySystem`] over a record store: what record-keeping backends wrap.
@@ -70,15 +72,19 @@ impl DiscoverySystem for RecordSystem {
             source,
             cluster,
             capabilities,
+            ttl,
+            view,
             ..
         } = &self.config;
-        let peers = RecordPeers::new(
+        let mut peers = RecordPeers::new(
             source.as_str(),
             cluster.clone(),
             self.store.clone(),
             self.registrar.clone(),
-        )
-        .with_list(capabilities.has(Capability::List));
+        );
+        if capabilities.has(Capability::List) && capabilities.has(Capability::Watch) {
+            peers = peers.with_watch(*view, *ttl);
+        }
         capabilities
             .has(Capability::Register)
             .then(|| Arc::new(peers) as _)

@@ -1,6 +1,6 @@
 //! The service as `serve` and `demo` run it: in front of a store of their own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use discovery::{DiscoveryError, systems::memory::MemoryStore, task::OwnedTask};
 use discovery_http::server::{Server, ServerConfig};
@@ -22,7 +22,7 @@ impl OwnService {
             warm_up,
             forgetful: true,
         };
-        let server = Server::start(config, store).await?;
+        let server = Server::start(config, Arc::new(store)).await?;
         Ok(Self { server, pauses })
     }
 

@@ -1,13 +1,17 @@
 //! Peers: other instances, as seen from here.
 
 mod address;
+mod event;
 pub mod manager;
 
 use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 
-pub use self::address::WorkerAddress;
+pub use self::{
+    address::WorkerAddress,
+    event::{PeerEvent, PeerEvents, RemovalReason},
+};
 use crate::DiscoveryError;
 pub use crate::{
     id::{InstanceId, WorkerId},
@@ -127,4 +131,42 @@ pub trait PeerWatch: Debug + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`, `Timeout`: a part that could not be read is never left out silently.
     async fn list_peers(&self) -> Result<Vec<PeerInfo>, DiscoveryError>;
+
+    /// Watches all peers of the cluster: a snapshot, then every change.
+    ///
+    /// The watch is established when the call returns: what happens from then on is in the
+    /// stream. Folding the events gives what [`list_peers`](Self::list_peers) gives, once
+    /// nothing changes any more, whatever happened to the connection or the backend in between;
+    /// see [`PeerEvent`].
+    ///
+    /// The stream ends only when it is dropped, which also ends the watch at the backend. It
+    /// holds what it needs: the system may be dropped.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Timeout`, `PermissionDenied`: there is no watch.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind; no event is lost when a call for the next
+    /// item is dropped.
+    ///
+    /// # Example
+    /// ```
+    /// # use std::sync::Arc;
+    /// use discovery_core::peer::{PeerEvent, PeerWatch};
+    /// use futures_util::StreamExt;
+    ///
+    /// # async fn example(watch: Arc<dyn PeerWatch>) -> Result<(), discovery_core::DiscoveryError> {
+    /// let mut events = watch.watch_peers().await?;
+    /// while let Some(event) = events.next().await {
+    ///     match event {
+    ///         PeerEvent::Snapshot(peers) => println!("{} peers", peers.len()),
+    ///         PeerEvent::Added(peer) => println!("{} at {}", peer.worker_id(), peer.address()),
+    ///         PeerEvent::Removed { peer, .. } => println!("{} has left", peer.worker_id()),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn watch_peers(&self) -> Result<PeerEvents, DiscoveryError>;
 }

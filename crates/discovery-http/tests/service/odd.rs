@@ -11,7 +11,8 @@ use bytes::Bytes;
 use discovery_core::{
     DiscoveryError,
     store::{
-        Held, Listing, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session, Write, Written,
+        Changes, Held, Listing, Position, Record, RecordKey, RecordStore, Removal, Removed, Renewal, Session,
+        Write, Written,
     },
 };
 use discovery_memory::MemoryStore;
@@ -64,5 +65,9 @@ impl RecordStore for Odd {
 
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
         self.store().list(prefix, page).await
+    }
+
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
+        self.store().watch(prefix, after).await
     }
 }

@@ -5,14 +5,14 @@
 
 mod codec;
 mod object;
+mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use discovery_core::{
     Cluster, DiscoveryError, ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
-    peer::{PeerDiscovery, PeerWatch, Registration},
+    peer::{PeerDiscovery, PeerEvents, PeerWatch, Registration},
     store::{Record, RecordKey, RecordStore},
 };
 
@@ -20,7 +20,10 @@ pub use self::{
     codec::{decode, encode},
     object::PeerObject,
 };
-use crate::{Intent, Registrar};
+use crate::{
+    Intent, Registrar,
+    view::{self, ViewConfig},
+};
 
 /// The prefix of all peers of a cluster.
 ///
@@ -74,29 +77,15 @@ pub fn judge(peer: &PeerInfo, key: &RecordKey, standing: &[u8]) -> Result<(), Di
 /// # Errors
 /// Those of [`RecordStore::list`]. Records that cannot be read are skipped and logged.
 pub async fn list(store: &dyn RecordStore, cluster: &Cluster) -> Result<Vec<PeerInfo>, DiscoveryError> {
-    let prefix = peers_prefix(cluster);
-    let (mut peers, mut skipped, mut page) = (Vec::new(), 0, None::<Bytes>);
-    loop {
-        let listing = store.list(&prefix, page.clone()).await?;
-        skipped += listing.skipped;
-        for Record { key, body, .. } in &listing.records {
-            match decode(key, body) {
-                Ok(peer) => peers.push(peer),
-                Err(error) => {
-                    skipped += 1;
-                    tracing::debug!(target: "discovery", %key, %error, "skipped a record");
-                }
+    let (records, mut skipped) = view::list(store, &peers_prefix(cluster)).await?;
+    let mut peers = Vec::with_capacity(records.len());
+    for Record { key, body, .. } in &records {
+        match decode(key, body) {
+            Ok(peer) => peers.push(peer),
+            Err(error) => {
+                skipped += 1;
+                tracing::debug!(target: "discovery", %key, %error, "skipped a record");
             }
-        }
-        if listing.next.is_some() && listing.next == page {
-            return Err(DiscoveryError::new(
-                ErrorKind::Unexpected,
-                "the store gave the same page twice",
-            ));
-        }
-        page = listing.next;
-        if page.is_none() {
-            break;
         }
     }
     if skipped > 0 {
@@ -105,18 +94,19 @@ pub async fn list(store: &dyn RecordStore, cluster: &Cluster) -> Result<Vec<Peer
     Ok(peers)
 }
 
-/// [`PeerDiscovery`] and [`PeerWatch`] over a record store.
+/// [`PeerDiscovery`] over a record store.
 #[derive(Clone, Debug)]
 pub struct RecordPeers {
     system: Arc<str>,
     cluster: Cluster,
     store: Arc<dyn RecordStore>,
     registrar: Registrar,
-    lists: bool,
+    watching: Option<(ViewConfig, Duration)>,
 }
 
 impl RecordPeers {
-    /// Peers of a cluster, looked up in `store` and registered through `registrar`.
+    /// Peers of a cluster, looked up in `store` and registered through `registrar`; without
+    /// the view of all peers.
     pub fn new(
         system: impl Into<Arc<str>>,
         cluster: Cluster,
@@ -128,14 +118,14 @@ impl RecordPeers {
             cluster,
             store,
             registrar,
-            lists: true,
+            watching: None,
         }
     }
 
-    /// Whether the view of all peers is vended; it is unless told otherwise.
+    /// Vends the view of all peers, too; their records live for `ttl`.
     #[must_use]
-    pub fn with_list(mut self, lists: bool) -> Self {
-        self.lists = lists;
+    pub fn with_watch(mut self, config: ViewConfig, ttl: Duration) -> Self {
+        self.watching = Some((config, ttl));
         self
     }
 
@@ -223,16 +213,40 @@ impl PeerDiscovery for RecordPeers {
     }
 
     fn watch(&self) -> Option<Arc<dyn PeerWatch>> {
-        self.lists.then(|| Arc::new(self.clone()) as _)
+        let (config, ttl) = self.watching?;
+        Some(Arc::new(AllPeers {
+            system: self.system.clone(),
+            cluster: self.cluster.clone(),
+            store: self.store.clone(),
+            config,
+            ttl,
+        }))
     }
 }
 
+/// [`PeerWatch`] over a record store.
+#[derive(Debug)]
+struct AllPeers {
+    system: Arc<str>,
+    cluster: Cluster,
+    store: Arc<dyn RecordStore>,
+    config: ViewConfig,
+    ttl: Duration,
+}
+
 #[async_trait]
-impl PeerWatch for RecordPeers {
+impl PeerWatch for AllPeers {
     async fn list_peers(&self) -> Result<Vec<PeerInfo>, DiscoveryError> {
-        list(&*self.store, &self.cluster)
+        let listed = list(&*self.store, &self.cluster).await;
+        listed.map_err(|error| error.with_operation("list").with_system(self.system.clone()))
+    }
+
+    async fn watch_peers(&self) -> Result<PeerEvents, DiscoveryError> {
+        let source = self.system.clone();
+        let watch = watch::watch(self.store.clone(), &self.cluster, source, self.ttl, self.config);
+        watch
             .await
-            .map_err(|error| self.failed("list", error))
+            .map_err(|error| error.with_operation("watch").with_system(self.system.clone()))
     }
 }
 

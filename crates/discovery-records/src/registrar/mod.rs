@@ -5,7 +5,6 @@
 //! whatever the backend lost, treats an unanswered write as one that may have happened, and
 //! never gives up while somebody holds the registration.
 
-mod backoff;
 mod call;
 mod desk;
 mod keeper;

@@ -14,7 +14,8 @@ use discovery_core::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Judge, REGISTER_BUDGET, RegistrarConfig, backoff::Backoff};
+use super::{Judge, REGISTER_BUDGET, RegistrarConfig};
+use crate::backoff::Backoff;
 
 /// Takeovers that are tried without waiting in between.
 const TAKEOVERS: u32 = 4;

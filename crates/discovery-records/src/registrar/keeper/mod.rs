@@ -18,11 +18,11 @@ use discovery_core::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    backoff::{Backoff, FIRST, jitter},
     call::{Renewing, Work},
     desk::{Desk, Order},
     row::Row,
 };
+use crate::backoff::{Backoff, FIRST, jitter};
 
 /// Records written by one call.
 const WRITE_BATCH: usize = 128;

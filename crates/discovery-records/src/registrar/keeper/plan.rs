@@ -4,10 +4,12 @@ use discovery_core::store::{Removal, Writer};
 use tokio::time::Instant;
 
 use super::{Keeper, Leaving, REMOVALS, WRITE_BATCH};
-use crate::registrar::{
+use crate::{
     backoff::Backoff,
-    call::{self, Work},
-    row::{Row, Stage},
+    registrar::{
+        call::{self, Work},
+        row::{Row, Stage},
+    },
 };
 
 /// What a call does about a row.

@@ -7,10 +7,12 @@ use discovery_core::{
 use tokio::time::Instant;
 
 use super::Keeper;
-use crate::registrar::{
+use crate::{
     backoff::{FIRST, jitter},
-    call::{Answer, Renewed},
-    row::{Row, Stage},
+    registrar::{
+        call::{Answer, Renewed},
+        row::{Row, Stage},
+    },
 };
 
 impl Keeper {

@@ -1,7 +1,7 @@
 //! A store that knows no sessions.
 
 use async_trait::async_trait;
-use discovery_core::store::{Held, Listing, Renewal, Session, Write, Written};
+use discovery_core::store::{Changes, Held, Listing, Position, Renewal, Session, Write, Written};
 
 use super::{
     stores::{Answer, kept, write},
@@ -64,5 +64,9 @@ impl RecordStore for Sessionless {
 
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Answer<Listing> {
         self.memory.list(prefix, page).await
+    }
+
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Answer<Changes> {
+        self.memory.watch(prefix, after).await
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use discovery_core::{
     Retry,
-    store::{Held, Kept, Listing, Renewal, Session, Write, Written},
+    store::{Changes, Held, Kept, Listing, Position, Renewal, Session, Write, Written},
 };
 
 use futures_util::future::join_all;
@@ -268,5 +268,9 @@ impl RecordStore for Faulty {
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Answer<Listing> {
         self.suffer().await?;
         self.memory.list(prefix, page).await
+    }
+
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Answer<Changes> {
+        self.memory.watch(prefix, after).await
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use discovery_core::{DiscoveryError, Retry};
 
 /// The shortest full wait, also if the backend asks for none.
-pub(super) const FIRST: Duration = Duration::from_millis(100);
+pub(crate) const FIRST: Duration = Duration::from_millis(100);
 /// The longest wait before trying again, unless the backend asks for more.
 const LONGEST: Duration = Duration::from_secs(3);
 /// The longest wait that a backend may ask for.
@@ -13,14 +13,14 @@ const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
 /// Exponential back-off with jitter.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// How long to wait after one more failure: half to all of 100 ms, doubled by every failure
     /// since the last success, up to 3 s and to `cap`; longer only if the backend asked for it.
-    pub(super) fn next(&mut self, error: &DiscoveryError, cap: Duration) -> Duration {
+    pub(crate) fn next(&mut self, error: &DiscoveryError, cap: Duration) -> Duration {
         let cap = cap.max(FIRST);
         let full = FIRST
             .saturating_mul(1 << self.failures.min(16))
@@ -37,13 +37,13 @@ impl Backoff {
         }
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
 /// A duration between `least` (a fraction) and all of `full`, at random.
-pub(super) fn jitter(full: Duration, least: f64) -> Duration {
+pub(crate) fn jitter(full: Duration, least: f64) -> Duration {
     full.mul_f64(least + (1.0 - least) * fastrand::f64())
 }
 

@@ -1,0 +1,67 @@
+//! Peers that come and go, told from a view of their records.
+
+use std::{sync::Arc, time::Duration};
+
+use discovery_core::{
+    Cluster, DiscoveryError, PeerInfo,
+    peer::{PeerEvent, PeerEvents, RemovalReason},
+    store::{Departure, RecordStore},
+};
+use futures_util::{StreamExt, stream};
+
+use super::{decode, peers_prefix};
+use crate::view::{self, ViewConfig, ViewEvent};
+
+/// Watches the peers of a cluster; `source` is what errors and log lines call the backend.
+pub(super) async fn watch(
+    store: Arc<dyn RecordStore>,
+    cluster: &Cluster,
+    source: Arc<str>,
+    ttl: Duration,
+    config: ViewConfig,
+) -> Result<PeerEvents, DiscoveryError> {
+    let events = view::watch(store, peers_prefix(cluster), decode, ttl, config).await?;
+    Ok(Box::pin(events.flat_map(move |event| {
+        stream::iter(peer_events(event, &source).into_iter().flatten())
+    })))
+}
+
+fn peer_events(event: ViewEvent<PeerInfo>, source: &Arc<str>) -> [Option<PeerEvent>; 2] {
+    let one = match event {
+        ViewEvent::Snapshot(peers) => PeerEvent::Snapshot(peers),
+        ViewEvent::Added(peer) => PeerEvent::Added(peer),
+        ViewEvent::Modified { previous, item } if previous.instance_id() == item.instance_id() => {
+            PeerEvent::Modified { previous, peer: item }
+        }
+        // Another instance in its place is another peer.
+        ViewEvent::Modified { previous, item } => {
+            let removed = PeerEvent::Removed {
+                peer: previous,
+                reason: RemovalReason::Unknown,
+            };
+            return [Some(removed), Some(PeerEvent::Added(item))];
+        }
+        ViewEvent::Removed { item, why } => PeerEvent::Removed {
+            peer: item,
+            reason: reason(why),
+        },
+        ViewEvent::Interrupted(error) => {
+            let error = error.with_operation("watch").with_system(source.clone());
+            tracing::warn!(target: "discovery::watch", %source, %error, "a watch was interrupted; trying again");
+            PeerEvent::Interrupted(error)
+        }
+        ViewEvent::Resynced { suspects } => {
+            tracing::info!(target: "discovery::watch", %source, suspects = suspects.len(), "a watch was resynced");
+            PeerEvent::Resynced { suspects }
+        }
+    };
+    [Some(one), None]
+}
+
+fn reason(why: Departure) -> RemovalReason {
+    match why {
+        Departure::Removed => RemovalReason::Unregistered,
+        Departure::Expired => RemovalReason::Expired,
+        _ => RemovalReason::Unknown,
+    }
+}

@@ -1,0 +1,120 @@
+//! One watch after the other: goes on where the last one broke.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use discovery_core::{
+    DiscoveryError, ErrorKind,
+    store::{Change, Changes, Position, RecordKey, RecordStore},
+};
+use futures_util::{StreamExt, future::BoxFuture};
+use tokio::time::{Sleep, sleep};
+
+use crate::backoff::Backoff;
+
+/// What came of following.
+pub(super) enum Heard {
+    Change(Change),
+    /// The watch broke, or could not be made; it is tried again.
+    Interrupted(DiscoveryError),
+}
+
+enum Link {
+    Open(Changes),
+    Opening(BoxFuture<'static, Result<Changes, DiscoveryError>>),
+    Waiting(Pin<Box<Sleep>>),
+}
+
+pub(super) struct Follow {
+    store: Arc<dyn RecordStore>,
+    prefix: RecordKey,
+    link: Link,
+    /// Where to go on; nowhere if the store has no positions, or the next watch is to tell
+    /// everything.
+    position: Option<Position>,
+    /// Whether this watch has told anything yet.
+    begun: bool,
+    backoff: Backoff,
+}
+
+impl Follow {
+    pub(super) async fn start(
+        store: Arc<dyn RecordStore>,
+        prefix: RecordKey,
+    ) -> Result<Self, DiscoveryError> {
+        let link = Link::Open(store.watch(&prefix, None).await?);
+        Ok(Self {
+            store,
+            prefix,
+            link,
+            position: None,
+            begun: false,
+            backoff: Backoff::default(),
+        })
+    }
+
+    /// Drops the watch and makes a new one that tells everything.
+    pub(super) fn start_over(&mut self) {
+        self.position = None;
+        self.open();
+    }
+
+    fn open(&mut self) {
+        let (store, prefix, after) = (self.store.clone(), self.prefix.clone(), self.position);
+        self.begun = false;
+        self.link = Link::Opening(Box::pin(async move { store.watch(&prefix, after).await }));
+    }
+
+    /// Cancel safe: what is under way is kept in the link.
+    pub(super) async fn next(&mut self) -> Heard {
+        loop {
+            match &mut self.link {
+                Link::Open(changes) => {
+                    let item = changes.next().await;
+                    match item.unwrap_or_else(|| Err(ended())) {
+                        Ok(change) if self.may_come(&change) => return Heard::Change(self.heard(change)),
+                        Ok(_) => return self.broken(no_reset()),
+                        Err(error) => return self.broken(error),
+                    }
+                }
+                Link::Opening(opening) => match opening.await {
+                    Ok(changes) => self.link = Link::Open(changes),
+                    Err(error) => return self.broken(error),
+                },
+                Link::Waiting(wait) => {
+                    wait.await;
+                    self.open();
+                }
+            }
+        }
+    }
+
+    /// A watch that does not go on from a position must begin with everything.
+    fn may_come(&self, change: &Change) -> bool {
+        self.begun || self.position.is_some() || matches!(change, Change::Reset { .. })
+    }
+
+    fn heard(&mut self, change: Change) -> Change {
+        self.begun = true;
+        self.backoff.reset();
+        match &change {
+            Change::Reset { as_of, .. } => self.position = *as_of,
+            change => self.position = change.position().or(self.position),
+        }
+        change
+    }
+
+    fn broken(&mut self, error: DiscoveryError) -> Heard {
+        let wait = self.backoff.next(&error, Duration::MAX);
+        self.link = Link::Waiting(Box::pin(sleep(wait)));
+        Heard::Interrupted(error)
+    }
+}
+
+fn ended() -> DiscoveryError {
+    DiscoveryError::new(ErrorKind::Unavailable, "the store ended the watch")
+}
+
+fn no_reset() -> DiscoveryError {
+    let context = "the store began a watch without telling what stands there";
+    DiscoveryError::new(ErrorKind::Unexpected, context)
+}
