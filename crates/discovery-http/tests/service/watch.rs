@@ -345,6 +345,35 @@ async fn a_slow_reader_gets_a_reset_and_converges() {
 }
 
 #[tokio::test]
+async fn a_reader_that_takes_nothing_is_disconnected_in_the_end() {
+    let server = service().await;
+    let addr = server.local_addr();
+    let store = client(addr);
+    let session = store.open(60 * SECOND).await.unwrap();
+    let silent = Events::open(addr, WATCH, "").await;
+    let start = Instant::now();
+    let mut record = put(&store, &session, &key("c", "1"), "begin").await;
+    // More than its socket holds, and then something now and then.
+    let mut number = 0;
+    while server.watches() == 1 {
+        assert!(start.elapsed() < 50 * SECOND, "it is still there");
+        number += 1;
+        record = replace(
+            &store,
+            &session,
+            &record,
+            format!("{number}{}", "x".repeat(16_000)),
+        )
+        .await;
+        if number > 600 {
+            sleep(SECOND / 10).await;
+        }
+    }
+    assert!(start.elapsed() > 25 * SECOND, "{:?}", start.elapsed());
+    drop(silent);
+}
+
+#[tokio::test]
 async fn a_quiet_watch_shows_life_as_often_as_asked() {
     let server = service().await;
     let addr = server.local_addr();
