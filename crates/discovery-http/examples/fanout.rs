@@ -39,7 +39,7 @@ use tokio::{
 
 const SERVE: &str = "DISCOVERY_HTTP_FANOUT_SERVER";
 const SECOND: Duration = Duration::from_secs(1);
-/// How long peers change one by one.
+/// For how many seconds peers change one by one; longer if the machine cannot keep up.
 const CHURN: u64 = 20;
 /// An address and what else an envelope holds come to about this.
 const BODY_BYTES: usize = 200;
@@ -94,7 +94,7 @@ struct Seen {
     puts: AtomicU64,
     /// Watchers that have everything of a round.
     complete: [AtomicUsize; 3],
-    /// Microseconds from write to news, by power of two quarters.
+    /// From write to news: each counter is for delays an eighth of an octave longer.
     delays: Vec<AtomicU64>,
 }
 
@@ -300,6 +300,7 @@ async fn measure(watchers: usize, peers: usize, rate: usize) -> Result<(), Failu
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let each = (rate / 20).max(1);
     let mut next = 0;
+    let start = Instant::now();
     for _ in 0..20 * CHURN {
         ticks.tick().await;
         let chosen: Vec<usize> = (0..each).map(|offset| (next + offset) % peers).collect();
@@ -312,7 +313,7 @@ async fn measure(watchers: usize, peers: usize, rate: usize) -> Result<(), Failu
             records[*index] = record;
         }
     }
-    let changes = each as u64 * 20 * CHURN;
+    let (changes, took) = (each as u64 * 20 * CHURN, start.elapsed());
     let wanted = puts + changes * watchers as u64;
     let late = until(60 * SECOND, "churn", || {
         seen.puts.load(Ordering::Relaxed) >= wanted
@@ -320,7 +321,7 @@ async fn measure(watchers: usize, peers: usize, rate: usize) -> Result<(), Failu
     .await?;
     let told = bytes.load(Ordering::Relaxed) - before;
     println!(
-        "{changes} changes in {CHURN} s, one after the other: written as text once each, {told} bytes; \
+        "{changes} changes in {took:.1?}, one after the other: written as text once each, {told} bytes; \
          told {} times, {} MiB",
         changes * watchers as u64,
         told * watchers as u64 / 1_048_576,

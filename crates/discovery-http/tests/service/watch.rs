@@ -356,7 +356,7 @@ async fn a_reader_that_takes_nothing_is_disconnected_in_the_end() {
     // More than its socket holds, and then something now and then.
     let mut number = 0;
     while server.watches() == 1 {
-        assert!(start.elapsed() < 50 * SECOND, "it is still there");
+        assert!(start.elapsed() < 120 * SECOND, "it is still there");
         number += 1;
         record = replace(
             &store,
