@@ -129,7 +129,10 @@ struct Service {
 impl Service {
     fn config(&self, connect: &Connect) -> Result<HttpConfig, DiscoveryError> {
         let config = HttpConfig::try_new(&format!("http://{}", self.address))?;
-        Ok(config.with_cluster(connect.cluster.clone()).with_ttl(connect.ttl))
+        Ok(config
+            .with_cluster(connect.cluster.clone())
+            .with_view(connect.view)
+            .with_ttl(connect.ttl))
     }
 
     fn pid(&self) -> Option<Pid> {
