@@ -193,6 +193,17 @@ impl Backend for Service {
         Some(self.address.clone())
     }
 
+    fn server_address(&self) -> Option<SocketAddr> {
+        self.address.parse().ok()
+    }
+
+    fn via(&self, address: SocketAddr) -> Option<Arc<dyn Backend>> {
+        Some(Arc::new(Self {
+            address: address.to_string(),
+            child: Mutex::new(None),
+        }))
+    }
+
     async fn fault(&self, fault: Fault) {
         match fault {
             Fault::Cut => self.kill().await,

@@ -7,6 +7,7 @@ mod lateness;
 mod lease;
 mod lookup;
 mod manager;
+mod network;
 mod recovery;
 mod registration;
 mod scripted;
@@ -33,6 +34,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Trial> {
         watch::convergence::TRIALS,
         watch::interruption::TRIALS,
         watch::list::TRIALS,
+        network::registrations::TRIALS,
+        network::lookups::TRIALS,
+        network::watches::TRIALS,
         manager::life::TRIALS,
         manager::flights::TRIALS,
         manager::answers::TRIALS,
