@@ -27,7 +27,7 @@ use crate::harness::{
 };
 
 /// A server that reads a request's beginning and then says `answer`, or nothing if there is none.
-async fn canned(answer: Option<String>) -> SocketAddr {
+pub(crate) async fn canned(answer: Option<String>) -> SocketAddr {
     let listener = TcpListener::bind(any_port()).await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -18,3 +18,7 @@ mod restart;
 mod store;
 #[cfg(test)]
 mod system;
+#[cfg(test)]
+mod watch;
+#[cfg(test)]
+mod watching;

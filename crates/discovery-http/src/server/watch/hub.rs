@@ -47,13 +47,15 @@ pub(super) struct Hub {
     changed: Notify,
     /// Tells the task that somebody waits for it to catch up.
     wanted: Notify,
+    /// Tells those who wait for that.
+    answered: Notify,
 }
 
 #[derive(Default)]
 struct State {
     records: BTreeMap<RecordKey, Bytes>,
     ring: Ring,
-    /// The last one made, as long as somebody uses it or nothing has changed.
+    /// The last one made, if nothing has changed since.
     snapshot: Option<Arc<Snapshot>>,
     /// The last position given by the hub itself, if the store has none.
     numbered: Option<Position>,
@@ -86,6 +88,7 @@ impl Hub {
             state: Mutex::default(),
             changed: Notify::new(),
             wanted: Notify::new(),
+            answered: Notify::new(),
         }
     }
 
@@ -99,9 +102,9 @@ impl Hub {
         };
         self.wanted.notify_one();
         loop {
-            let changed = self.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
             {
                 let state = self.lock();
                 match &state.link {
@@ -111,7 +114,7 @@ impl Hub {
                     Link::Open | Link::Opening => {}
                 }
             }
-            changed.await;
+            answered.await;
         }
     }
 
@@ -121,10 +124,11 @@ impl Hub {
         if let Some((text, place)) = after.and_then(|after| state.ring.resume(after)) {
             return Start::Resume(text, place);
         }
-        let waited = state.ring.waiting() > 0;
+        // What waits is part of what stands already.
+        let news = state.ring.tell();
         let snapshot = state.snapshot();
         drop(state);
-        if waited {
+        if news {
             self.changed.notify_waiters();
         }
         Start::Snapshot(snapshot)
@@ -159,6 +163,7 @@ impl Hub {
             state.link = Link::Ended(error);
         }
         drop(state);
+        self.answered.notify_waiters();
         self.changed.notify_waiters();
     }
 
@@ -235,11 +240,14 @@ impl Hub {
         }
         drop(state);
         self.tell();
+        self.answered.notify_waiters();
     }
 
     fn tell(&self) {
-        self.lock().ring.tell();
-        self.changed.notify_waiters();
+        let news = self.lock().ring.tell();
+        if news {
+            self.changed.notify_waiters();
+        }
     }
 
     fn hear(&self, heard: Heard) {
@@ -254,7 +262,7 @@ impl Hub {
                 };
                 state.link = Link::Broken(error, since);
                 drop(state);
-                self.changed.notify_waiters();
+                self.answered.notify_waiters();
             }
         }
     }
@@ -313,12 +321,14 @@ impl State {
 
     fn progress(&mut self, at: Position) {
         self.link = Link::Open;
+        self.snapshot = None;
         self.ring.progress(at);
     }
 
-    /// The position of a change: the store's, or one of the hub's own where the store has none.
+    /// Something changed: its position, the store's, or one of the hub's own where the store has none.
     fn at(&mut self, at: Option<Position>) -> Option<Position> {
         self.link = Link::Open;
+        self.snapshot = None;
         let Some(numbered) = &mut self.numbered else {
             return at;
         };
@@ -328,18 +338,12 @@ impl State {
 
     /// Everything that stands, made once for all who ask before something changes.
     fn snapshot(&mut self) -> Arc<Snapshot> {
-        // What waits is part of what stands already.
-        self.ring.tell();
-        let place = self.ring.end();
-        match &self.snapshot {
-            Some(snapshot) if snapshot.place == place => snapshot.clone(),
-            _ => {
-                let records = self.records.values().cloned().collect();
-                let snapshot = Arc::new(Snapshot::new(place, self.ring.position(), records));
-                self.snapshot = Some(snapshot.clone());
-                snapshot
-            }
-        }
+        let (place, position) = (self.ring.end(), self.ring.position());
+        let make = || {
+            let records = self.records.values().cloned().collect();
+            Arc::new(Snapshot::new(place, position, records))
+        };
+        self.snapshot.get_or_insert_with(make).clone()
     }
 }
 

@@ -7,6 +7,8 @@ mod reader;
 mod registry;
 mod ring;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::{convert::Infallible, ops::RangeInclusive, sync::Arc, time::Duration};
 

@@ -101,11 +101,11 @@ impl Ring {
         }
     }
 
-    /// Tells what waits, as one batch.
-    pub(super) fn tell(&mut self) {
+    /// Tells what waits, as one batch; whether there was anything.
+    pub(super) fn tell(&mut self) -> bool {
         let mut batch = mem::take(&mut self.waiting);
         if batch.ends.is_empty() {
-            return;
+            return false;
         }
         let text = mem::take(&mut batch.text).freeze();
         self.changes += batch.ends.len();
@@ -114,13 +114,14 @@ impl Ring {
         self.told.push_back(Told { batch, text });
         while self.changes > CHANGES || self.bytes > BYTES {
             let Some(Told { batch, text }) = self.told.pop_front() else {
-                return;
+                break;
             };
             self.first += 1;
             self.changes -= batch.size().0;
             self.bytes -= text.len();
             self.floor = batch.last().or(self.floor);
         }
+        true
     }
 
     /// The place after everything that was told.
