@@ -29,9 +29,11 @@ Examples:
   discovery serve
   discovery register --system http://127.0.0.1:7400 --address tcp://10.0.0.7:5555
   discovery list --system http://127.0.0.1:7400
+  discovery watch --system http://127.0.0.1:7400
 ";
 
-/// Processes that find each other: register one, look it up, list them all, or run the service.
+/// Processes that find each other: register one, look it up, list or watch them all, or run the
+/// service.
 #[derive(Debug, Parser)]
 #[command(name = "discovery", version, after_help = format!("{EXAMPLES}\n{SYSTEMS}"), disable_help_subcommand = true)]
 pub(crate) struct Args {
@@ -56,6 +58,7 @@ pub(crate) enum Command {
     Register(RegisterArgs),
     Resolve(ResolveArgs),
     List(ListArgs),
+    Watch(WatchArgs),
     #[cfg(feature = "server")]
     #[command(hide = true)]
     DemoWorker(DemoWorkerArgs),
@@ -191,6 +194,27 @@ Examples:
 {SYSTEMS}"))]
 pub(crate) struct ListArgs {
     /// The system to ask.
+    #[arg(long, value_name = "URL")]
+    pub(crate) system: String,
+}
+
+/// Show every registered peer, and every change, until interrupted.
+///
+/// Prints a snapshot, then one line for each peer that appears, changes its address or leaves,
+/// with the reason: unregistered, expired, or unknown. SIGINT or SIGTERM ends it with exit 0.
+/// When the system cannot be heard, that is said on stderr, and tried again until it can; what
+/// was missed is then told as ordinary changes, followed by "resynced". If more than half of ten
+/// or more peers are missing by then, they are named as suspects, and kept for one TTL.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = format!("\
+Examples:
+  discovery watch --system http://127.0.0.1:7400
+  discovery watch --system 'http://127.0.0.1:7400?cluster=lab' --output json
+  discovery watch --system http://127.0.0.1:7400 | jq -c 'select(.reason == \"expired\")'
+
+{SYSTEMS}"))]
+pub(crate) struct WatchArgs {
+    /// The system to watch.
     #[arg(long, value_name = "URL")]
     pub(crate) system: String,
 }
