@@ -1,5 +1,6 @@
 //! `doctor`: does what peers do, for a moment, and says what works, how fast, and what to fix.
 
+mod checks;
 mod exam;
 mod finding;
 mod look;
@@ -82,7 +83,7 @@ async fn examine(
         return Ok(());
     };
     let examined = tokio::select! {
-        examined = output.waiting("examining", exam.run(report)) => examined,
+        examined = exam.run(report) => examined,
         () = stop.asked() => Err(Failure::interrupted()),
     };
     // Also takes back what was being written when the examination was given up.

@@ -117,6 +117,11 @@ impl<'a> Report<'a> {
         self.output.say(format!("{}\n", rows.join("\n")), &object)
     }
 
+    /// Waits for a check, and shows that it does.
+    pub(super) async fn waiting<T>(&self, what: &str, check: impl Future<Output = T>) -> T {
+        self.output.waiting(what, check).await
+    }
+
     /// Shows what a check found, and hands back how it ended.
     pub(super) fn add(&mut self, check: &'static str, finding: Finding) -> Result<Status, Failure> {
         let failure = finding.failure.as_ref();
