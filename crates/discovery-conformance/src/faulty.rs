@@ -1,6 +1,7 @@
 //! A store with faults on demand, in front of any other store.
 
 use std::{
+    future::Future,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -42,6 +43,15 @@ pub enum Mode {
 /// How long a watch that is stalled is waited for.
 pub(crate) const WATCH_SILENCE: Duration = Duration::from_secs(10);
 
+/// Where a single call is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// It never arrives; the caller is told so.
+    Before,
+    /// It happens, but its answer is lost.
+    After,
+}
+
 /// Lets calls through to another store, or not; counts them, and notes what was sent.
 #[derive(Debug)]
 pub struct Faulty {
@@ -50,6 +60,10 @@ pub struct Faulty {
     lose_answers: AtomicU32,
     hold_writes: AtomicU32,
     late_answers: Mutex<Duration>,
+    slow_calls: Mutex<Duration>,
+    cut_call: Mutex<Option<(u64, Cut)>>,
+    watch_items: Arc<Mutex<Option<u32>>>,
+    leave_out: Arc<AtomicU32>,
     sent: Mutex<Sent>,
     opens: AtomicU64,
     renewals: AtomicU64,
@@ -77,6 +91,10 @@ impl Faulty {
             lose_answers: AtomicU32::new(0),
             hold_writes: AtomicU32::new(0),
             late_answers: Mutex::default(),
+            slow_calls: Mutex::default(),
+            cut_call: Mutex::default(),
+            watch_items: Arc::default(),
+            leave_out: Arc::default(),
             sent: Mutex::default(),
             opens: AtomicU64::new(0),
             renewals: AtomicU64::new(0),
@@ -105,7 +123,39 @@ impl Faulty {
 
     /// Sessions are opened and renewed at once, but the answer takes this long to come back.
     pub fn late_answers(&self, by: Duration) {
-        *self.late_answers.lock().unwrap_or_else(PoisonError::into_inner) = by;
+        *lock(&self.late_answers) = by;
+    }
+
+    /// Every call takes this long to arrive, and its answer as long to come back.
+    pub fn slow_calls(&self, by: Duration) {
+        *lock(&self.slow_calls) = by;
+    }
+
+    /// After `calls` more calls, cuts a single one.
+    pub fn cut_call(&self, calls: u64, cut: Cut) {
+        *lock(&self.cut_call) = Some((calls, cut));
+    }
+
+    /// Whether the call that was to be cut has not come yet.
+    #[must_use]
+    pub fn cut_is_pending(&self) -> bool {
+        lock(&self.cut_call).is_some()
+    }
+
+    /// After `items` more items, whichever watch they belong to, that watch breaks.
+    pub fn break_watch_after(&self, items: u32) {
+        *lock(&self.watch_items) = Some(items);
+    }
+
+    /// The next `changes` changes that watches are told of are left out, without a word.
+    pub fn leave_out(&self, changes: u32) {
+        self.leave_out.store(changes, Ordering::Relaxed);
+    }
+
+    /// Whether everything that was to be left out has been.
+    #[must_use]
+    pub fn left_out(&self) -> bool {
+        self.leave_out.load(Ordering::Relaxed) == 0
     }
 
     /// How many write calls are kept back.
@@ -177,28 +227,67 @@ impl Faulty {
     }
 
     fn sent(&self) -> std::sync::MutexGuard<'_, Sent> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sent)
     }
 
     async fn answer(&self) {
-        let by = *self.late_answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let by = *lock(&self.late_answers);
         if !by.is_zero() {
             sleep(by).await;
         }
     }
 
+    /// Takes the time that a slow call takes, one way.
+    async fn travel(&self) {
+        let by = *lock(&self.slow_calls);
+        if !by.is_zero() {
+            sleep(by).await;
+        }
+    }
+
+    /// What befalls this very call.
+    fn single_cut(&self) -> Option<Cut> {
+        let mut planned = lock(&self.cut_call);
+        match &mut *planned {
+            Some((0, cut)) => {
+                let cut = *cut;
+                *planned = None;
+                Some(cut)
+            }
+            Some((calls, _)) => {
+                *calls -= 1;
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Makes a call of which the answer may be lost, after [`pass`](Self::pass).
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, DiscoveryError>>,
+    ) -> Result<T, DiscoveryError> {
+        match self.single_cut() {
+            Some(Cut::Before) => Err(refused()),
+            Some(Cut::After) => call.await.and(Err(lost())),
+            None => {
+                let answer = call.await;
+                self.travel().await;
+                answer
+            }
+        }
+    }
+
     async fn pass(&self) -> Result<(), DiscoveryError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.travel().await;
         let mut mode = self.mode.subscribe();
         loop {
             let now = *mode.borrow_and_update();
             let changed = match now {
                 Mode::Pass => return Ok(()),
                 Mode::Cut => {
-                    return Err(DiscoveryError::new(
-                        ErrorKind::Unavailable,
-                        "the connection was refused",
-                    ));
+                    return Err(refused());
                 }
                 Mode::Deny => {
                     return Err(DiscoveryError::new(
@@ -226,6 +315,10 @@ impl Faulty {
     }
 }
 
+fn refused() -> DiscoveryError {
+    DiscoveryError::new(ErrorKind::Unavailable, "the connection was refused")
+}
+
 fn silent() -> DiscoveryError {
     DiscoveryError::new(ErrorKind::Timeout, format!("no answer within {CALL_DEADLINE:?}"))
         .with_retry(Retry::Safe { after: None })
@@ -233,6 +326,10 @@ fn silent() -> DiscoveryError {
 
 fn lost() -> DiscoveryError {
     DiscoveryError::new(ErrorKind::Timeout, "the answer was lost").with_retry(Retry::OutcomeUnknown)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn take_one(count: &AtomicU32) -> bool {
@@ -246,7 +343,7 @@ impl RecordStore for Faulty {
     async fn open(&self, ttl: Duration) -> Result<Session, DiscoveryError> {
         self.pass().await?;
         self.opens.fetch_add(1, Ordering::Relaxed);
-        let session = self.inner.open(ttl).await?;
+        let session = self.call(self.inner.open(ttl)).await?;
         self.sent().sessions.push(session.clone());
         self.answer().await;
         Ok(session)
@@ -261,7 +358,13 @@ impl RecordStore for Faulty {
             return items.iter().map(|_| Err(lost())).collect();
         }
         self.writes.fetch_add(items.len() as u64, Ordering::Relaxed);
-        let answers = self.inner.write(session, items).await;
+        let answers = self
+            .call(async { Ok(self.inner.write(session, items).await) })
+            .await;
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
+        };
         if take_one(&self.lose_answers) {
             return items.iter().map(|_| Err(lost())).collect();
         }
@@ -272,38 +375,43 @@ impl RecordStore for Faulty {
         self.pass().await?;
         self.renewals.fetch_add(1, Ordering::Relaxed);
         self.sent().renewal = Some((session.clone(), held.to_vec()));
-        let renewed = self.inner.renew(session, held).await;
+        let renewed = self.call(self.inner.renew(session, held)).await;
         self.answer().await;
         renewed
     }
 
     async fn remove(&self, session: &Session, removal: &Removal) -> Result<Removed, DiscoveryError> {
         self.pass_write().await?;
-        self.inner.remove(session, removal).await
+        self.call(self.inner.remove(session, removal)).await
     }
 
     async fn close(&self, session: &Session) -> Result<(), DiscoveryError> {
         self.pass_write().await?;
-        self.inner.close(session).await
+        self.call(self.inner.close(session)).await
     }
 
     async fn get(&self, keys: &[RecordKey]) -> Vec<Result<Option<Record>, DiscoveryError>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         match self.pass().await {
-            Ok(()) => self.inner.get(keys).await,
+            Ok(()) => self
+                .call(async { Ok(self.inner.get(keys).await) })
+                .await
+                .unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect()),
             Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
         self.pass().await?;
-        self.inner.list(prefix, page).await
+        self.call(self.inner.list(prefix, page)).await
     }
 
     async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
         self.pass().await?;
         let through = Through {
-            inner: Some(self.inner.watch(prefix, after).await?),
+            inner: Some(self.call(self.inner.watch(prefix, after)).await?),
+            items: self.watch_items.clone(),
+            leave_out: self.leave_out.clone(),
             mode: self.mode.subscribe(),
             _modes: self.mode.clone(),
             _open: Open::new(&self.watches),
@@ -319,6 +427,9 @@ impl RecordStore for Faulty {
 struct Through {
     /// Nothing once it has ended.
     inner: Option<Changes>,
+    /// How many items come before a watch breaks.
+    items: Arc<Mutex<Option<u32>>>,
+    leave_out: Arc<AtomicU32>,
     mode: watch::Receiver<Mode>,
     /// Keeps the channel open.
     _modes: watch::Sender<Mode>,
@@ -334,7 +445,11 @@ impl Through {
                 Mode::Pass => tokio::select! {
                     biased;
                     _ = changed => continue,
-                    item = self.inner.as_mut()?.next() => return item,
+                    item = self.inner.as_mut()?.next() => match self.breaks() {
+                        false if is_change(item.as_ref()) && take_one(&self.leave_out) => continue,
+                        false => return item,
+                        true => refused(),
+                    },
                 },
                 Mode::Freeze => {
                     let _ = changed.await;
@@ -352,6 +467,17 @@ impl Through {
             return Some(Err(end));
         }
     }
+
+    fn breaks(&self) -> bool {
+        let mut items = lock(&self.items);
+        let breaks = *items == Some(0);
+        *items = items.and_then(|items| items.checked_sub(1));
+        breaks
+    }
+}
+
+fn is_change(item: Option<&Result<Change, DiscoveryError>>) -> bool {
+    matches!(item, Some(Ok(Change::Put(_) | Change::Gone { .. })))
 }
 
 /// One that is counted while it lives.

@@ -41,6 +41,23 @@ pub enum Fault {
     Wipe,
 }
 
+/// A connection that must not come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadConnection {
+    /// With credentials that the server does not know.
+    WrongCredentials,
+    /// To a server whose certificate nobody vouches for.
+    UnknownAuthority,
+    /// To a server whose certificate is for another host.
+    WrongHostName,
+    /// To a server whose certificate has expired.
+    ExpiredCertificate,
+    /// Without TLS to a port that speaks TLS.
+    PlaintextToTls,
+    /// With TLS to a port that does not.
+    TlsToPlaintext,
+}
+
 /// A backend under test: how to start one, and what it declares.
 #[async_trait]
 pub trait Harness: Send + Sync + 'static {
@@ -76,6 +93,23 @@ pub trait Backend: Send + Sync {
 
     /// Makes a system without any I/O.
     fn connect_lazy(&self, connect: &Connect) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError>;
+
+    /// Connects in a way that must fail. Asked only of backends that declare `authentication`
+    /// or `tls`.
+    async fn connect_badly(
+        &self,
+        _connect: &Connect,
+        how: BadConnection,
+    ) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
+        panic!("the backend declares what its harness cannot try: {how:?}")
+    }
+
+    /// Makes the server take other credentials from now on, and refuse those it took, and hands
+    /// the new ones to whoever is connected in the way that operators do. Asked only of
+    /// backends that declare `authentication`.
+    async fn rotate_credentials(&self) {
+        panic!("the backend declares what its harness cannot try: rotation of credentials")
+    }
 
     /// Where other processes find the backend; `None` if it is only in this one.
     fn endpoint(&self) -> Option<String> {

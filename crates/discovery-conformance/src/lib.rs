@@ -12,9 +12,9 @@ mod suite;
 mod trial;
 
 pub use self::{
-    faulty::{Faulty, Mode},
-    harness::{Backend, Connect, Fault, Harness, Timing},
+    faulty::{Cut, Faulty, Mode},
+    harness::{Backend, BadConnection, Connect, Fault, Harness, Timing},
     in_process::{InProcess, MakeSystem, StoreUnderTest},
     member::{Member, MemberState},
-    runner::{TrialOutcome, run, run_numbers},
+    runner::{TrialOutcome, numbers, run, run_number},
 };

@@ -69,13 +69,24 @@ pub fn run(harness: impl Harness) -> ExitCode {
 }
 
 /// Runs the trials of one number against a backend: name and outcome of each.
-pub fn run_numbers(harness: impl Harness, number: &str) -> Vec<(&'static str, TrialOutcome)> {
+pub fn run_number(harness: &Arc<dyn Harness>, number: &str) -> Vec<(&'static str, TrialOutcome)> {
     prepare();
-    let harness: Arc<dyn Harness> = Arc::new(harness);
     let trials = suite::all().filter(|trial| trial.number == number);
     trials
-        .map(|trial| (trial.name, run_limited(&harness, trial)))
+        .map(|trial| (trial.name, run_limited(harness, trial)))
         .collect()
+}
+
+/// The numbers of every line of the contract that is tried, in order.
+#[must_use]
+pub fn numbers() -> Vec<&'static str> {
+    let mut numbers: Vec<_> = suite::all().map(|trial| trial.number).collect();
+    numbers.sort_by_key(|number| {
+        let (letter, digits) = number.split_at(1);
+        (letter, digits.parse::<u32>().unwrap_or(u32::MAX))
+    });
+    numbers.dedup();
+    numbers
 }
 
 fn prepare() {

@@ -61,6 +61,7 @@ macro_rules! trials {
 pub(crate) use trials;
 
 /// What a trial works with: a backend of its own and a cluster of its own.
+#[derive(Clone)]
 pub(crate) struct Ctx {
     pub(crate) harness: Arc<dyn Harness>,
     pub(crate) backend: Arc<dyn Backend>,

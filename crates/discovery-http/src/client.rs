@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use discovery_core::{Cluster, DiscoveryError, ErrorKind, Retry};
+use discovery_core::{Cluster, DiscoveryError, ErrorKind, Retry, store::RecordKey};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode, header, redirect};
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     config::HttpConfig,
     error::{self, Effect},
+    stream::EventStream,
     wire::{self, Problem},
 };
 
@@ -47,6 +48,7 @@ pub(crate) struct Client {
     base_url: Arc<str>,
     host: Arc<str>,
     timeout: Duration,
+    keep_alive: Duration,
     permits: Arc<Semaphore>,
 }
 
@@ -59,6 +61,9 @@ pub(crate) struct Request {
     effect: Effect,
     /// The status of a success; anything else comes from something in between.
     success: StatusCode,
+    accept: Option<&'static str>,
+    /// The most bytes of the answer.
+    most: usize,
 }
 
 /// An answer, read to its end.
@@ -85,7 +90,21 @@ impl Request {
             body: None,
             effect: Effect::Read,
             success: StatusCode::OK,
+            accept: None,
+            most: wire::ANSWER_BYTES,
         }
+    }
+
+    /// Reads what comes in this media type.
+    pub(crate) fn accepting(mut self, media_type: &'static str) -> Self {
+        self.accept = Some(media_type);
+        self
+    }
+
+    /// Reads an answer of at most this many bytes.
+    pub(crate) fn at_most(mut self, bytes: usize) -> Self {
+        self.most = bytes;
+        self
     }
 
     /// Changes nothing or something, as `effect` says.
@@ -100,6 +119,8 @@ impl Request {
             body: Some(body.into()),
             effect,
             success: StatusCode::OK,
+            accept: None,
+            most: wire::ANSWER_BYTES,
         })
     }
 
@@ -117,6 +138,8 @@ impl Request {
             body: None,
             effect: Effect::Write,
             success: StatusCode::NO_CONTENT,
+            accept: None,
+            most: wire::ANSWER_BYTES,
         }
     }
 }
@@ -141,6 +164,7 @@ impl Client {
             base_url: config.base_url().into(),
             host: config.host().into(),
             timeout: config.timeout(),
+            keep_alive: config.keep_alive(),
             permits: Arc::new(Semaphore::new(IN_FLIGHT)),
         })
     }
@@ -150,6 +174,16 @@ impl Client {
         Instant::now() + self.timeout
     }
 
+    /// How long a call may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// How often a watch is to be heard of at least.
+    pub(crate) fn keep_alive(&self) -> Duration {
+        self.keep_alive
+    }
+
     /// Sends a request and reads a JSON answer.
     pub(crate) async fn json<T: DeserializeOwned>(
         &self,
@@ -157,6 +191,58 @@ impl Client {
         deadline: Instant,
     ) -> Result<T, DiscoveryError> {
         let answer = self.call(request, deadline).await?;
+        self.read_json(&answer, request)
+    }
+
+    /// Sends a read that the service answers when there is something to tell, so that it takes
+    /// nobody's turn.
+    pub(crate) async fn poll<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<T, DiscoveryError> {
+        let answer = timeout_at(Instant::now() + limit, self.attempt(request)).await;
+        let answer = answer.map_err(|_| error::timed_out(request.effect, true, &self.host, limit))??;
+        self.read_json(&self.success(answer, request)?, request)
+    }
+
+    /// Sends a read whose answer is a stream of events; on success, its head is there. Takes
+    /// nobody's turn: a stream lasts.
+    pub(crate) async fn events(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<EventStream, DiscoveryError> {
+        self.needs_runtime()?;
+        let head = timeout_at(deadline, self.begin(request)).await;
+        let response =
+            head.map_err(|_| error::timed_out(request.effect, true, &self.host, self.timeout))??;
+        Ok(EventStream::new(response, self.host.clone()))
+    }
+
+    /// The head of a stream of events, or the error that was answered instead.
+    async fn begin(&self, request: &Request) -> Result<reqwest::Response, DiscoveryError> {
+        let response = self
+            .head(request)
+            .await
+            .map_err(|failure| self.failed(failure, request))?;
+        if response.status() == request.success {
+            if media_type(&response) == wire::EVENT_STREAM {
+                return Ok(response);
+            }
+            return Err(self.unreadable(request.effect, "not with a stream of events"));
+        }
+        let answer = self.read(response, request).await;
+        let answer = answer.map_err(|failure| self.failed(failure, request))?;
+        let strange = self.unreadable(request.effect, "not with a stream of events");
+        self.success(answer, request).and(Err(strange))
+    }
+
+    fn read_json<T: DeserializeOwned>(
+        &self,
+        answer: &Answer,
+        request: &Request,
+    ) -> Result<T, DiscoveryError> {
         if answer.media_type != wire::JSON {
             return Err(self.unreadable(request.effect, "not with JSON"));
         }
@@ -174,10 +260,7 @@ impl Client {
     /// Sends a request and reads its answer, all before `deadline`, waiting for its turn
     /// included. An answer that is not the expected success is an error.
     async fn call(&self, request: &Request, deadline: Instant) -> Result<Answer, DiscoveryError> {
-        if let Err(cause) = Handle::try_current() {
-            let context = "the HTTP client needs a tokio runtime with its timer and I/O enabled";
-            return Err(DiscoveryError::invalid_config(context).with_source(cause));
-        }
+        self.needs_runtime()?;
         let sent = AtomicBool::new(false);
         let work = async {
             let _permit = self.permits.acquire().await;
@@ -195,6 +278,13 @@ impl Client {
         self.success(answer, request)
     }
 
+    fn needs_runtime(&self) -> Result<(), DiscoveryError> {
+        Handle::try_current().map(drop).map_err(|cause| {
+            let context = "the HTTP client needs a tokio runtime with its timer and I/O enabled";
+            DiscoveryError::invalid_config(context).with_source(cause)
+        })
+    }
+
     /// Sends a request; a read once more if its connection breaks, as one left over from
     /// before a restart of the server does.
     async fn attempt(&self, request: &Request) -> Result<Answer, DiscoveryError> {
@@ -202,13 +292,23 @@ impl Client {
         if request.effect == Effect::Read && matches!(outcome, Err(Failure::Broken(_))) {
             outcome = self.send(request).await;
         }
-        outcome.map_err(|failure| match failure {
-            Failure::Broken(cause) => error::from_reqwest(cause, request.effect, &self.host),
-            Failure::Final(error) => error,
-        })
+        outcome.map_err(|failure| self.failed(failure, request))
     }
 
     async fn send(&self, request: &Request) -> Result<Answer, Failure> {
+        let response = self.respond(request).await?;
+        self.read(response, request).await
+    }
+
+    /// Sends a read, as [`attempt`](Self::attempt) does, but reads no more than its head.
+    async fn head(&self, request: &Request) -> Result<reqwest::Response, Failure> {
+        match self.respond(request).await {
+            Err(Failure::Broken(_)) => self.respond(request).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn respond(&self, request: &Request) -> Result<reqwest::Response, Failure> {
         let url = format!("{}{}", self.base_url, request.path);
         let mut builder = self.http.request(request.method.clone(), url);
         if let Some(body) = &request.body {
@@ -216,29 +316,23 @@ impl Client {
                 .header(header::CONTENT_TYPE, wire::JSON)
                 .body(body.clone());
         }
-        let response = builder
-            .send()
-            .await
-            .map_err(|cause| self.failure(cause, request))?;
-        self.read(response, request).await
+        if let Some(media_type) = request.accept {
+            builder = builder.header(header::ACCEPT, media_type);
+        }
+        builder.send().await.map_err(|cause| self.failure(cause, request))
     }
 
     /// Reads an answer up to the limit.
     async fn read(&self, mut response: reqwest::Response, request: &Request) -> Result<Answer, Failure> {
-        let media_type = response.headers().get(header::CONTENT_TYPE);
-        let media_type = media_type
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let essence = media_type.split(';').next().unwrap_or_default();
-        let media_type = essence.trim().to_ascii_lowercase();
+        let media_type = media_type(&response);
         let mut body = BytesMut::new();
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|cause| self.failure(cause, request))?
         {
-            if body.len() + chunk.len() > wire::ANSWER_BYTES {
-                let why = format!("with more than {} bytes", wire::ANSWER_BYTES);
+            if body.len() + chunk.len() > request.most {
+                let why = format!("with more than {} bytes", request.most);
                 return Err(Failure::Final(error::unreadable(
                     request.effect,
                     &self.host,
@@ -259,6 +353,13 @@ impl Client {
             return Failure::Final(error::from_reqwest(cause, request.effect, &self.host));
         }
         Failure::Broken(cause)
+    }
+
+    fn failed(&self, failure: Failure, request: &Request) -> DiscoveryError {
+        match failure {
+            Failure::Broken(cause) => error::from_reqwest(cause, request.effect, &self.host),
+            Failure::Final(error) => error,
+        }
     }
 
     fn success(&self, answer: Answer, request: &Request) -> Result<Answer, DiscoveryError> {
@@ -329,9 +430,37 @@ impl fmt::Debug for Client {
     }
 }
 
+/// The media type of an answer, without its parameters.
+fn media_type(response: &reqwest::Response) -> String {
+    let media_type = response.headers().get(header::CONTENT_TYPE);
+    let media_type = media_type
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
 /// The path of something in a cluster. A valid name is one segment, and never a dot segment.
 pub(crate) fn path(cluster: &Cluster, rest: &str) -> String {
     format!("/{}/clusters/{}/{rest}", wire::API, encoded(cluster.as_str()))
+}
+
+/// The path of everything under a prefix: `{what}/{kind}?under=…`, and further options.
+pub(crate) fn prefix_path(
+    cluster: &Cluster,
+    what: &str,
+    prefix: &RecordKey,
+    options: &[(&str, &str)],
+) -> String {
+    let relative = wire::relative(prefix);
+    let (kind, under) = relative.split_once('/').unwrap_or((relative, ""));
+    let mut path = path(cluster, &format!("{what}/{}", encoded(kind)));
+    let under = Some(("under", under)).filter(|(_, under)| !under.is_empty());
+    for (index, (name, value)) in under.iter().chain(options).enumerate() {
+        path.push(if index == 0 { '?' } else { '&' });
+        path.push_str(&format!("{name}={}", encoded(value)));
+    }
+    path
 }
 
 /// A text as one segment of a path, or as a value in a query.

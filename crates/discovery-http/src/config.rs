@@ -3,6 +3,9 @@
 use std::{net::Ipv6Addr, time::Duration};
 
 use discovery_core::{Cluster, DiscoveryError, SystemUrl, limit};
+use discovery_records::view::ViewConfig;
+
+use crate::wire;
 
 /// The time to live asked for unless told otherwise.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(10);
@@ -24,6 +27,8 @@ pub struct HttpConfig {
     ttl: Duration,
     connect_timeout: Duration,
     timeout: Duration,
+    keep_alive: Duration,
+    view: ViewConfig,
 }
 
 impl HttpConfig {
@@ -36,7 +41,8 @@ impl HttpConfig {
         Self::at(&url).and_then(|config| url.finish().map(|()| config))
     }
 
-    /// Reads `http://host[:port]?cluster=…&ttl=…&connect_timeout=…&timeout=…`.
+    /// Reads `http://host[:port]` with the options `cluster`, `ttl`, `connect_timeout`, `timeout`,
+    /// `keep_alive` and those of [`ViewConfig::from_url`].
     ///
     /// # Errors
     /// `InvalidConfig` naming the part or option that cannot work.
@@ -46,6 +52,8 @@ impl HttpConfig {
         let connect_timeout = url.take_duration("connect_timeout")?;
         config.connect_timeout = connect_timeout.unwrap_or(config.connect_timeout);
         config.timeout = url.take_duration("timeout")?.unwrap_or(config.timeout);
+        config.keep_alive = url.take_duration("keep_alive")?.unwrap_or(config.keep_alive);
+        config.view = ViewConfig::from_url(&mut url)?;
         url.finish()?;
         config.validate()?;
         Ok(config)
@@ -60,6 +68,8 @@ impl HttpConfig {
             ttl: DEFAULT_TTL,
             connect_timeout: limit::CONNECT_DEADLINE,
             timeout: limit::CALL_DEADLINE,
+            keep_alive: wire::DEFAULT_KEEP_ALIVE,
+            view: ViewConfig::default(),
         })
     }
 
@@ -88,6 +98,21 @@ impl HttpConfig {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how often a watch is to be heard of at least: 1 s to 60 s, 5 s unless set. One that
+    /// is silent for twice as long has ended.
+    #[must_use]
+    pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
+        self.keep_alive = keep_alive;
+        self
+    }
+
+    /// Sets how watches distrust what they are told.
+    #[must_use]
+    pub fn with_view(mut self, view: ViewConfig) -> Self {
+        self.view = view;
         self
     }
 
@@ -121,6 +146,18 @@ impl HttpConfig {
         self.timeout
     }
 
+    /// How often a watch is heard of at least.
+    #[must_use]
+    pub fn keep_alive(&self) -> Duration {
+        self.keep_alive
+    }
+
+    /// How watches distrust what they are told.
+    #[must_use]
+    pub fn view(&self) -> ViewConfig {
+        self.view
+    }
+
     /// Checks what the setters were given.
     ///
     /// # Errors
@@ -128,7 +165,14 @@ impl HttpConfig {
     pub fn validate(&self) -> Result<(), DiscoveryError> {
         limit::ttl(self.ttl)?;
         check_wait("connect_timeout", self.connect_timeout)?;
-        check_wait("timeout", self.timeout)
+        check_wait("timeout", self.timeout)?;
+        if !wire::KEEP_ALIVE.contains(&self.keep_alive) {
+            return refuse(format!(
+                "keep_alive {:?} is outside its limits of 1s to 1min",
+                self.keep_alive
+            ));
+        }
+        self.view.validate()
     }
 
     /// Host and port, for messages.
@@ -226,17 +270,25 @@ mod tests {
         assert_eq!(config.ttl(), Duration::from_secs(10));
         assert_eq!(config.connect_timeout(), Duration::from_secs(5));
         assert_eq!(config.timeout(), Duration::from_secs(2));
+        assert_eq!(config.keep_alive(), Duration::from_secs(5));
+        assert_eq!(config.view(), ViewConfig::default());
     }
 
     #[test]
     fn every_option_is_read() {
-        let config =
-            from_url("HTTP://[::1]:7400/?cluster=a%252Fb&ttl=1s&connect_timeout=1m&timeout=50ms").unwrap();
+        let config = from_url(
+            "HTTP://[::1]:7400/?cluster=a%252Fb&ttl=1s&connect_timeout=1m&timeout=50ms&keep_alive=2s\
+             &hold_mass_removals=off&check_every=7s",
+        )
+        .unwrap();
         assert_eq!(config.base_url(), "http://[::1]:7400");
         assert_eq!(config.cluster().as_str(), "a%2Fb");
         assert_eq!(config.ttl(), Duration::from_secs(1));
         assert_eq!(config.connect_timeout(), Duration::from_secs(60));
         assert_eq!(config.timeout(), Duration::from_millis(50));
+        assert_eq!(config.keep_alive(), Duration::from_secs(2));
+        assert!(!config.view().hold_mass_removals);
+        assert_eq!(config.view().check_every, Duration::from_secs(7));
     }
 
     #[test]
@@ -258,6 +310,9 @@ mod tests {
             ("http://h?ttl=500ms", "ttl"),
             ("http://h?timeout=0s", "timeout"),
             ("http://h?connect_timeout=1h", "connect_timeout"),
+            ("http://h?keep_alive=500ms", "keep_alive"),
+            ("http://h?keep_alive=61s", "keep_alive"),
+            ("http://h?check_every=1ms", "check_every"),
             ("http://h?colour=red", "colour"),
             ("http://h?cluster=a/b", "cluster"),
         ] {
@@ -278,6 +333,12 @@ mod tests {
         let config = HttpConfig::try_new("http://h").unwrap();
         assert!(config.validate().is_ok());
         assert!(config.clone().with_ttl(Duration::ZERO).validate().is_err());
+        assert!(config.clone().with_keep_alive(Duration::ZERO).validate().is_err());
+        let view = ViewConfig {
+            check_every: Duration::ZERO,
+            ..ViewConfig::default()
+        };
+        assert!(config.clone().with_view(view).validate().is_err());
         assert!(config.with_timeout(Duration::ZERO).validate().is_err());
     }
 }

@@ -123,7 +123,7 @@ fn kind_of(code: &str, status: u16) -> ErrorKind {
         return kind;
     }
     match (code, status) {
-        ("no-such-route" | "method-not-allowed", _) => ErrorKind::Unsupported,
+        ("no-such-route" | "method-not-allowed" | "not-acceptable", _) | (_, 406) => ErrorKind::Unsupported,
         ("too-large", _) => ErrorKind::InvalidArgument,
         ("warming-up" | "overloaded", _) | (_, 500..) => ErrorKind::Unavailable,
         (_, 401 | 403) => ErrorKind::PermissionDenied,
@@ -187,6 +187,8 @@ mod tests {
         for (code, status, expected) in [
             ("no-such-route", 404, ErrorKind::Unsupported),
             ("method-not-allowed", 405, ErrorKind::Unsupported),
+            ("not-acceptable", 406, ErrorKind::Unsupported),
+            ("from-the-future", 406, ErrorKind::Unsupported),
             ("too-large", 413, ErrorKind::InvalidArgument),
             ("warming-up", 503, ErrorKind::Unavailable),
             ("overloaded", 503, ErrorKind::Unavailable),

@@ -20,6 +20,7 @@ use crate::{
     error::Effect,
     lease,
     part::{self, REQUEST_BYTES},
+    watch,
     wire::{
         self, BatchGet, BatchWrite, Body, Got, Page, Remove, RemoveAnswer, Results, WireExpect, WriteAnswer,
         WriteItem,
@@ -238,11 +239,10 @@ impl RecordStore for HttpStore {
         self.try_list(prefix, page).await.map_err(during("list"))
     }
 
-    async fn watch(&self, _: &RecordKey, _: Option<Position>) -> Result<Changes, DiscoveryError> {
-        Err(DiscoveryError::new(
-            discovery_core::ErrorKind::Unsupported,
-            "not yet",
-        ))
+    async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
+        let changes = watch::changes(&self.client, prefix, after).await;
+        let changes = changes.map_err(during("watch"))?;
+        Ok(changes.map(|change| change.map_err(during("watch"))).boxed())
     }
 }
 
@@ -265,24 +265,13 @@ fn write_item(item: &Write) -> WriteItem {
 }
 
 fn list_path(cluster: &Cluster, prefix: &RecordKey, page: Option<Bytes>) -> Result<String, DiscoveryError> {
-    let relative = wire::relative(prefix);
-    let (kind, under) = relative.split_once('/').unwrap_or((relative, ""));
-    let mut path = client::path(cluster, &format!("records/{}", client::encoded(kind)));
-    let mut mark = '?';
-    let mut add = |name: &str, value: &str| {
-        path.push(mark);
-        path.push_str(&format!("{name}={}", client::encoded(value)));
-        mark = '&';
-    };
-    if !under.is_empty() {
-        add("under", under);
-    }
-    if let Some(page) = page {
-        let page = std::str::from_utf8(&page)
+    let mut options = Vec::new();
+    if let Some(page) = &page {
+        let page = std::str::from_utf8(page)
             .map_err(|_| DiscoveryError::invalid_argument("the page token is none of this store"))?;
-        add("page", page);
+        options.push(("page", page));
     }
-    Ok(path)
+    Ok(client::prefix_path(cluster, "records", prefix, &options))
 }
 
 /// Spreads one answer for many items over the items.

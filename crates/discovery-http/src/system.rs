@@ -13,6 +13,7 @@ use crate::{
     config::{DEFAULT_TTL, HttpConfig},
     error::SYSTEM,
     store::HttpStore,
+    wire,
 };
 
 /// Discovery over an HTTP service.
@@ -61,24 +62,30 @@ impl HttpSystem {
         self
     }
 
-    /// What every HTTP system declares.
+    /// What an HTTP system declares unless configured otherwise. Of one that is, the bound on a
+    /// silent watch is two of its keep-alives.
     #[must_use]
     pub fn declared() -> Capabilities {
-        let bounds = Bounds {
-            min_ttl: Duration::from_secs(1),
-            default_ttl: DEFAULT_TTL,
-            expiry_slack: Duration::from_secs(1),
-            propagation: Duration::from_millis(500),
-            watch_silence: Duration::from_secs(10),
-        };
-        Capabilities::new(bounds)
-            .with(Capability::Register)
-            .with(Capability::List)
-            .with(Capability::Expiry)
-            .with(Capability::StrongCollision)
-            .with(Capability::MultiProcess)
-            .with(Capability::ServerRestart)
+        declared(wire::DEFAULT_KEEP_ALIVE)
     }
+}
+
+fn declared(keep_alive: Duration) -> Capabilities {
+    let bounds = Bounds {
+        min_ttl: Duration::from_secs(1),
+        default_ttl: DEFAULT_TTL,
+        expiry_slack: Duration::from_secs(1),
+        propagation: Duration::from_millis(500),
+        watch_silence: 2 * keep_alive,
+    };
+    Capabilities::new(bounds)
+        .with(Capability::Register)
+        .with(Capability::Watch)
+        .with(Capability::List)
+        .with(Capability::Expiry)
+        .with(Capability::StrongCollision)
+        .with(Capability::MultiProcess)
+        .with(Capability::ServerRestart)
 }
 
 fn records(config: &HttpConfig, store: &HttpStore, renewing: Renewing) -> RecordSystem {
@@ -86,10 +93,10 @@ fn records(config: &HttpConfig, store: &HttpStore, renewing: Renewing) -> Record
         name: SYSTEM.to_owned(),
         source: config.base_url().to_owned(),
         cluster: config.cluster().clone(),
-        capabilities: HttpSystem::declared(),
+        capabilities: declared(config.keep_alive()),
         ttl: config.ttl(),
         renewing,
-        view: discovery_records::view::ViewConfig::default(),
+        view: config.view(),
     };
     let config = config.clone();
     // A connection belongs to the runtime that drives it, so renewal opens its own.

@@ -3,16 +3,16 @@
 //! Record keys are relative to the cluster in the path. Fields that are not known are ignored,
 //! so that either side may be the newer one.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use discovery_core::{
     Cluster, DiscoveryError, ErrorKind,
-    store::{Expect, Position, Record, RecordKey, Version, Writer},
+    store::{Departure, Expect, Position, Record, RecordKey, Version, Writer},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 /// What `/healthz` calls the service.
 pub(crate) const SERVICE: &str = "discovery";
@@ -22,6 +22,8 @@ pub(crate) const API: &str = "v1";
 pub(crate) const PROBLEM_TYPE: &str = "urn:discovery:problem:";
 /// Media type of every success that says something.
 pub(crate) const JSON: &str = "application/json";
+/// Media type of a watch.
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 /// Media type of every error answer (RFC 9457).
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// The most keys in one batch of reads; with bodies of full size the answer stays below
@@ -40,6 +42,27 @@ pub(crate) const PAGE_BYTES: usize = 4 * 1_024 * 1_024;
 pub(crate) const REQUEST_BYTES: usize = 1_024 * 1_024;
 /// The most bytes of an answer that the client reads.
 pub(crate) const ANSWER_BYTES: usize = 16 * 1_024 * 1_024;
+/// The most bytes of one event of a watch that the client reads; a part of a reset has
+/// [`PART_BYTES`] and at most one record more.
+pub(crate) const EVENT_BYTES: usize = 1_024 * 1_024;
+/// How many bytes of records one part of a reset has about.
+#[cfg(feature = "server")]
+pub(crate) const PART_BYTES: usize = 64 * 1_024;
+/// How often a watch is heard of at least, as the asker may choose.
+pub(crate) const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+/// How often a watch is heard of at least, unless chosen.
+pub(crate) const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Everything that stands, in parts: what went before is void once the last one is there.
+pub(crate) const RESET: &str = "reset";
+/// A record was written.
+pub(crate) const PUT: &str = "put";
+/// A record left.
+pub(crate) const GONE: &str = "gone";
+/// Nothing else happened up to this position.
+pub(crate) const PROGRESS: &str = "progress";
+/// The watch ends, and why.
+pub(crate) const ERROR: &str = "error";
 
 /// Who answers, from `GET /healthz`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,6 +71,9 @@ pub(crate) struct Health {
     pub(crate) api: String,
     /// When the server started: Unix time in milliseconds, as hex digits.
     pub(crate) epoch: String,
+    /// How many watches it serves.
+    #[serde(default)]
+    pub(crate) watches: usize,
 }
 
 /// Asks for a session.
@@ -204,6 +230,38 @@ pub(crate) struct WireRecord {
     pub(crate) at: Option<WirePosition>,
 }
 
+/// The data of a [`RESET`]. The server writes it piece by piece, from records written before.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ResetPart {
+    /// Counts from 0.
+    pub(crate) part: u64,
+    pub(crate) last: bool,
+    pub(crate) records: Vec<WireRecord>,
+}
+
+/// The data of a [`GONE`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GoneRecord {
+    pub(crate) key: String,
+    why: String,
+}
+
+/// What a long poll answers with.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PollAnswer {
+    pub(crate) events: Vec<PollEvent>,
+    pub(crate) cursor: Option<String>,
+}
+
+/// One event of a long poll.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PollEvent {
+    pub(crate) event: String,
+    #[serde(default)]
+    pub(crate) id: Option<String>,
+    pub(crate) data: Box<RawValue>,
+}
+
 /// A position; decimal digits, because JSON numbers end at 2^53 in most languages.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct WirePosition {
@@ -290,6 +348,29 @@ impl WirePosition {
     }
 }
 
+impl GoneRecord {
+    #[cfg(feature = "server")]
+    pub(crate) fn new(key: &RecordKey, why: Departure) -> Self {
+        let why = match why {
+            Departure::Removed => "removed",
+            Departure::Expired => "expired",
+            _ => "unknown",
+        };
+        Self {
+            key: relative(key).to_owned(),
+            why: why.to_owned(),
+        }
+    }
+
+    pub(crate) fn why(&self) -> Departure {
+        match self.why.as_str() {
+            "removed" => Departure::Removed,
+            "expired" => Departure::Expired,
+            _ => Departure::Unknown,
+        }
+    }
+}
+
 impl WireRecord {
     #[cfg(feature = "server")]
     pub(crate) fn new(record: &Record) -> Self {
@@ -342,6 +423,25 @@ pub(crate) fn key(cluster: &Cluster, relative: &str) -> Result<RecordKey, Discov
         None => (relative, Vec::new()),
     };
     RecordKey::try_new(cluster, kind, &rest)
+}
+
+/// A position as the id of an event.
+pub(crate) fn cursor_text(at: Position) -> String {
+    format!("{}-{}", at.generation, at.seq)
+}
+
+/// The position that the id of an event stands for.
+pub(crate) fn cursor(text: &str) -> Option<Position> {
+    let (generation, seq) = text.split_once('-')?;
+    let number = |text: &str| {
+        // `parse` takes a sign.
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|_| digits)
+    };
+    Some(Position {
+        generation: number(generation)?,
+        seq: number(seq)?,
+    })
 }
 
 pub(crate) fn writer_text(writer: Writer) -> String {
@@ -444,6 +544,29 @@ mod tests {
         }
         for bad in ["", "00", &"g".repeat(32), &"+".repeat(32)] {
             assert!(writer(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cursors_read_back_and_rubbish_does_not() {
+        let at = Position {
+            generation: u64::MAX,
+            seq: 0,
+        };
+        assert_eq!(cursor(&cursor_text(at)), Some(at));
+        for bad in [
+            "",
+            "-",
+            "1",
+            "1-",
+            "-1",
+            "1-2-3",
+            "+1-2",
+            "1--2",
+            "a-b",
+            "1-18446744073709551616",
+        ] {
+            assert_eq!(cursor(bad), None, "{bad}");
         }
     }
 

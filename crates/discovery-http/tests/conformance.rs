@@ -47,6 +47,7 @@ fn serve(listen: SocketAddr) -> ExitCode {
             listen,
             warm_up: Duration::ZERO,
             forgetful: true,
+            ..ServerConfig::default()
         };
         let server = Server::start(config, Arc::new(store)).await.expect("a server");
         println!("{}", server.local_addr());

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             };
             let config = MemoryConfig::default()
                 .with_cluster(connect.cluster.clone())
+                .with_view(connect.view)
                 .with_ttl(connect.ttl);
             let system = MemorySystem::with_store(&config.with_renewing(renewing), store)?;
             Ok(Arc::new(system) as Arc<dyn DiscoverySystem>)

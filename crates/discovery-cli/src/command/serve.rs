@@ -53,6 +53,7 @@ pub(crate) async fn run(args: ServeArgs, output: &Output) -> Result<(), Failure>
                 listen,
                 warm_up: args.warm_up.unwrap_or_default(),
                 forgetful: false,
+                ..ServerConfig::default()
             };
             let served = in_front_of(&*system, config, &mut stop, output).await;
             let ended = system.shutdown(GOODBYE).await;

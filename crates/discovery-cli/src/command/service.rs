@@ -21,6 +21,7 @@ impl OwnService {
             listen,
             warm_up,
             forgetful: true,
+            ..ServerConfig::default()
         };
         let server = Server::start(config, Arc::new(store)).await?;
         Ok(Self { server, pauses })

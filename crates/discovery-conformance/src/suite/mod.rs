@@ -1,6 +1,8 @@
 //! The trials, by suite.
 
 mod conflict;
+mod cuts;
+mod entry;
 mod lateness;
 mod lease;
 mod lookup;
@@ -10,6 +12,7 @@ mod registration;
 mod scripted;
 mod system;
 mod unregistration;
+mod watch;
 
 use crate::trial::Trial;
 
@@ -19,11 +22,17 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Trial> {
         registration::TRIALS,
         conflict::TRIALS,
         unregistration::TRIALS,
+        cuts::TRIALS,
         recovery::TRIALS,
         lateness::TRIALS,
         lease::TRIALS,
         lookup::TRIALS,
         system::TRIALS,
+        entry::TRIALS,
+        watch::stream::TRIALS,
+        watch::convergence::TRIALS,
+        watch::interruption::TRIALS,
+        watch::list::TRIALS,
         manager::life::TRIALS,
         manager::flights::TRIALS,
         manager::answers::TRIALS,

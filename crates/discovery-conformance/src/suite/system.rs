@@ -1,4 +1,4 @@
-//! Systems: S1 to S5, S8.
+//! Systems: S1 to S5, S8, S9.
 
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -27,6 +27,7 @@ trials! { "system":
     "S4" a_handle_outlives_its_system [Register];
     "S5" a_backend_that_is_down_at_start_is_reported_or_awaited [Register, ServerRestart];
     "S8" no_secret_is_shown [];
+    "S9" who_is_idle_costs_a_bounded_number_of_calls [Register];
 }
 
 async fn a_system_vends_what_it_declares_and_nothing_else(ctx: Ctx) {
@@ -35,8 +36,9 @@ async fn a_system_vends_what_it_declares_and_nothing_else(ctx: Ctx) {
     assert_eq!(*system.cluster(), ctx.cluster);
     let peers = system.peer_discovery();
     assert_eq!(peers.is_some(), ctx.capabilities().has(Capability::Register));
-    let lists = peers.and_then(|peers| peers.watch()).is_some();
-    assert_eq!(lists, ctx.capabilities().has(Capability::List));
+    let watches = peers.and_then(|peers| peers.watch()).is_some();
+    let declared = ctx.capabilities().has(Capability::List) && ctx.capabilities().has(Capability::Watch);
+    assert_eq!(watches, declared);
     if let Some(store) = system.records() {
         // Not even over a store that could do it.
         let less = ctx.capabilities().without(Capability::Register);
@@ -212,6 +214,25 @@ async fn a_backend_that_is_down_at_start_is_reported_or_awaited(ctx: Ctx) {
     let _registration = register(&*system, &peer).await.expect("it is there now");
     ctx.found_within(ctx.propagation(), &peer).await;
     assert!(!is_absent(&*peers_of(&*system), &peer).await);
+}
+
+async fn who_is_idle_costs_a_bounded_number_of_calls(ctx: Ctx) {
+    let (faulty, system) = ctx.faulty().await;
+    let mut registrations = Vec::new();
+    for _ in 0..20 {
+        registrations.push(register(&*system, &peer()).await.expect("registered"));
+    }
+    let watch = peers_of(&*system).watch();
+    let _events = match watch {
+        Some(watch) => Some(watch.watch_peers().await.expect("a watch")),
+        None => None,
+    };
+    sleep(ctx.ttl()).await;
+    let before = faulty.calls();
+    sleep(ctx.ttl() * 3).await;
+    let calls = faulty.calls() - before;
+    // A renewal every third of the TTL, at most two calls each, however many are registered.
+    assert!(calls <= 2 * (3 * 3 + 1), "{calls} calls in three TTLs");
 }
 
 async fn no_secret_is_shown(ctx: Ctx) {

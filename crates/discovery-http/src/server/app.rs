@@ -33,6 +33,7 @@ use super::{
     records, sessions,
     token::Token,
     warm_up::WarmUp,
+    watch::{self, Watches},
 };
 
 /// The most requests worked on at a time; further ones are told to come back.
@@ -48,6 +49,7 @@ pub(super) struct App {
     /// Which start of the service this is: Unix time in milliseconds.
     pub(super) epoch: u64,
     pub(super) warm_up: WarmUp,
+    pub(super) watches: Watches,
     /// Where the store forgets everything when the service stops.
     earlier: Option<Earlier>,
     permits: Semaphore,
@@ -61,6 +63,7 @@ impl App {
             store,
             epoch: next_epoch(),
             warm_up: WarmUp::new(config.warm_up),
+            watches: Watches::new(config.max_watches),
             earlier: config.forgetful.then(Earlier::new),
             permits: Semaphore::new(CONCURRENT),
             room: Semaphore::new(REQUESTS_BYTES),
@@ -99,7 +102,7 @@ impl App {
 }
 
 /// Now, but never twice in one process.
-fn next_epoch() -> u64 {
+pub(super) fn next_epoch() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = since.map_or(0, crate::wire::millis);
@@ -137,13 +140,14 @@ fn in_clusters() -> Router<Arc<App>> {
         .route(&at("/records:remove"), post(records::remove))
         .route(&at("/records/{kind}"), get(list::records))
         .route(&at("/records/{kind}/{*key}"), record)
+        .route(&at("/watch/{kind}"), get(watch::watch))
         .route(&at("/instances"), get(instances::list))
         .route(&at("/instances/{id}"), instance)
         .route(&at("/instances/{id}/lease"), put(instances::renew))
         .route(&at("/workers/{id}"), get(instances::by_worker_id))
 }
 
-/// Bounds the number of requests and the time of each, and answers for a handler that panics.
+/// Bounds the number of requests and the time of each, of a watch until it is established, and answers for a handler that panics.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let answer = answer(&app, request, next).await;
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);

@@ -27,8 +27,8 @@ use super::{
     socket::Socket,
 };
 
-/// The most connections at a time; further ones wait to be accepted.
-const CONNECTIONS: usize = 10_000;
+/// The most connections at a time, watches included; further ones wait to be accepted.
+const CONNECTIONS: usize = 16_384;
 /// How long a client may take for the head of a request, and keep an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes of a request's head.
@@ -40,7 +40,9 @@ const QUIET: Duration = Duration::from_millis(150);
 
 /// Serves until told to stop, and then until what is being worked on is answered.
 pub(super) async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
-    let router = app::router(app);
+    // Also if this is not run to its end.
+    let _ended = app.watches.ended_with();
+    let router = app::router(app.clone());
     let unanswered = Unanswered::default();
     let mut connections = JoinSet::new();
     loop {
@@ -63,6 +65,7 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, stop: Cancellati
         }
     }
     drop(listener);
+    app.watches.end().await;
     let all_closed = async { while connections.join_next().await.is_some() {} };
     tokio::select! {
         () = all_closed => {}
@@ -79,8 +82,6 @@ fn is_exhausted(cause: &io::Error) -> bool {
 }
 
 async fn connection(stream: TcpStream, exchange: Arc<Exchange>, router: Router, stop: CancellationToken) {
-    // An answer is small and waited for.
-    let _ = stream.set_nodelay(true);
     let socket = Socket::new(stream, exchange.clone());
     let router = TowerToHyperService::new(router);
     let answered = service_fn(move |request: Request<Incoming>| {

@@ -21,5 +21,6 @@ fn health(app: &App) -> Health {
         service: wire::SERVICE.to_owned(),
         api: wire::API.to_owned(),
         epoch: format!("{:x}", app.epoch),
+        watches: app.watches.count(),
     }
 }

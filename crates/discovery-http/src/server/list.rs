@@ -12,11 +12,7 @@ use crate::wire::{self, Page, WirePosition, WireRecord};
 pub(super) async fn records(State(app): State<Arc<App>>, call: Call) -> Result<Json<Page>, Refusal> {
     const OPTIONS: &[&str] = &["limit", "page", "under"];
     app.warm_up.check()?;
-    let under = call
-        .option("under", OPTIONS)?
-        .map(|under| under.split('/').collect());
-    let under: Vec<&str> = under.unwrap_or_default();
-    let prefix = RecordKey::try_new(&call.cluster, call.segment(1), &under)?;
+    let prefix = prefix(&call, OPTIONS)?;
     let limit = limit(call.option("limit", OPTIONS)?)?;
     let listing = page(&*app.store, &prefix, limit, call.option("page", OPTIONS)?).await?;
     Ok(Json(Page {
@@ -25,6 +21,15 @@ pub(super) async fn records(State(app): State<Arc<App>>, call: Call) -> Result<J
         as_of: listing.as_of.map(WirePosition::new),
         next: listing.next.and_then(|next| String::from_utf8(next.into()).ok()),
     }))
+}
+
+/// What the path and the option `under` name: `…/{kind}?under=segment/segment`.
+pub(super) fn prefix(call: &Call, options: &[&str]) -> Result<RecordKey, Refusal> {
+    let under = call
+        .option("under", options)?
+        .map(|under| under.split('/').collect());
+    let under: Vec<&str> = under.unwrap_or_default();
+    Ok(RecordKey::try_new(&call.cluster, call.segment(1), &under)?)
 }
 
 /// How many records the asker wants at most.

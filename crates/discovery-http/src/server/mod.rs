@@ -16,6 +16,7 @@ mod socket;
 mod take_up;
 mod token;
 mod warm_up;
+mod watch;
 
 use std::{
     fmt,
@@ -35,6 +36,9 @@ use tokio_util::sync::CancellationToken;
 use self::app::App;
 use crate::error::SYSTEM;
 
+/// The most watches at a time; fewer than there may be connections, so that renewals get through.
+const WATCHES: usize = 10_000;
+
 /// Where the service listens, and how it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -49,15 +53,19 @@ pub struct ServerConfig {
     /// them. Then the first renewal of a session of an earlier start takes its records up again.
     /// In front of a store that remembers, that would bring back what was ended.
     pub forgetful: bool,
+    /// The most watches at a time, 1 to 10,000; further ones are told to come back. Each takes a
+    /// connection, and so an open file of the process.
+    pub max_watches: usize,
 }
 
 impl Default for ServerConfig {
-    /// `127.0.0.1:7400`, no warm-up, in front of a store that remembers.
+    /// `127.0.0.1:7400`, no warm-up, in front of a store that remembers, 10,000 watches.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             warm_up: Duration::ZERO,
             forgetful: false,
+            max_watches: WATCHES,
         }
     }
 }
@@ -66,13 +74,20 @@ impl ServerConfig {
     /// Checks what can be checked without listening.
     ///
     /// # Errors
-    /// `InvalidConfig` for a warm-up of more than an hour: no renewal is that far away.
+    /// `InvalidConfig` for a warm-up of more than an hour, since no renewal is that far away, or
+    /// for a number of watches that cannot be.
     pub fn validate(&self) -> Result<(), DiscoveryError> {
-        if self.warm_up <= *limit::TTL.end() {
-            return Ok(());
+        let refuse = |context: String| Err(DiscoveryError::invalid_config(context).with_system(SYSTEM));
+        if self.warm_up > *limit::TTL.end() {
+            return refuse(format!("warm_up {:?} is longer than 1h", self.warm_up));
         }
-        let context = format!("warm_up {:?} is longer than 1h", self.warm_up);
-        Err(DiscoveryError::invalid_config(context).with_system(SYSTEM))
+        if !(1..=WATCHES).contains(&self.max_watches) {
+            return refuse(format!(
+                "max_watches {} is not from 1 to {WATCHES}",
+                self.max_watches
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -82,6 +97,7 @@ impl ServerConfig {
 /// every cluster. Dropping it stops it in the background.
 pub struct Server {
     local_addr: SocketAddr,
+    app: Arc<App>,
     ended: CancellationToken,
     task: OwnedTask,
 }
@@ -106,13 +122,15 @@ impl Server {
         let app = Arc::new(App::new(store, &config));
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
+        let served = app.clone();
         let task = OwnedTask::spawn(&Handle::current(), |stop| async move {
             let _guard = guard;
-            connection::serve(listener, app, stop).await;
+            connection::serve(listener, served, stop).await;
         });
         tracing::info!(%local_addr, "the discovery service listens");
         Ok(Self {
             local_addr,
+            app,
             ended,
             task,
         })
@@ -122,6 +140,12 @@ impl Server {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// How many watches it serves.
+    #[must_use]
+    pub fn watches(&self) -> usize {
+        self.app.watches.count()
     }
 
     /// Waits until the service has ended although nobody asked it to.
@@ -135,7 +159,8 @@ impl Server {
     }
 
     /// Stops: accepts nothing more, answers the requests that are being worked on until the last
-    /// byte has left, and closes every connection. Idle connections do not delay it.
+    /// byte has left, and closes every connection. Watches end at once, and idle connections do not
+    /// delay it.
     ///
     /// # Errors
     /// `Timeout` if requests were cut off at `deadline`.

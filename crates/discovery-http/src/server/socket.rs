@@ -28,6 +28,12 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, exchange: Arc<Exchange>) -> Self {
+        // An answer is small and waited for.
+        let _ = stream.set_nodelay(true);
+        // A reader that vanished takes what fits into the buffers of the system, which for a quiet
+        // watch is a lot: it is given up when nothing is acknowledged.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, STALLED.as_millis() as u32);
         Self {
             stream,
             exchange,
@@ -119,6 +125,14 @@ mod tests {
         let written = socket.write_all(&vec![0; 64 * 1_024 * 1_024]).await;
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(start.elapsed() >= STALLED, "{:?}", start.elapsed());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_reader_that_vanished_is_given_up_by_the_system() {
+        let (socket, _gone) = pair().await;
+        let limit = rustix::net::sockopt::tcp_user_timeout(&socket.stream).unwrap();
+        assert_eq!(u128::from(limit), STALLED.as_millis());
     }
 
     #[tokio::test(start_paused = true)]

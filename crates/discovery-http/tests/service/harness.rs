@@ -34,6 +34,7 @@ pub(crate) async fn forgetful(listen: SocketAddr, warm_up: Duration) -> Server {
         listen,
         warm_up,
         forgetful: true,
+        ..ServerConfig::default()
     };
     Server::start(config, Arc::new(MemoryStore::new())).await.unwrap()
 }
@@ -44,6 +45,7 @@ pub(crate) async fn serve(listen: SocketAddr, warm_up: Duration, store: Arc<dyn 
         listen,
         warm_up,
         forgetful: false,
+        ..ServerConfig::default()
     };
     Server::start(config, store).await.unwrap()
 }

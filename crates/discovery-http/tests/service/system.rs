@@ -85,7 +85,12 @@ async fn it_vends_what_it_declares() {
     assert_eq!((system.name(), system.cluster().as_str()), ("http", "default"));
     assert_eq!(system.capabilities(), &HttpSystem::declared());
     assert!(system.capabilities().has(Capability::ServerRestart));
-    assert!(!system.capabilities().has(Capability::Watch));
+    let config = config(listener.local_addr().unwrap()).with_keep_alive(2 * SECOND);
+    let other = HttpSystem::connect_lazy(config).unwrap();
+    assert_eq!(system.capabilities().bounds().watch_silence, 10 * SECOND);
+    assert_eq!(other.capabilities().bounds().watch_silence, 4 * SECOND);
+    assert!(system.capabilities().has(Capability::Watch));
+    assert!(system.peer_discovery().unwrap().watch().is_some());
     assert!(system.peer_discovery().is_some() && system.records().is_some());
 }
 

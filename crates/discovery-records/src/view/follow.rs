@@ -1,6 +1,6 @@
 //! One watch after the other: goes on where the last one broke.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use discovery_core::{
     DiscoveryError, ErrorKind,
@@ -11,8 +11,10 @@ use tokio::time::{Sleep, sleep};
 
 use crate::backoff::Backoff;
 
-/// What came of following.
-pub(super) enum Heard {
+/// What came of following a store.
+#[derive(Debug)]
+pub enum Heard {
+    /// What the watch told.
     Change(Change),
     /// The watch broke, or could not be made; it is tried again.
     Interrupted(DiscoveryError),
@@ -24,7 +26,12 @@ enum Link {
     Waiting(Pin<Box<Sleep>>),
 }
 
-pub(super) struct Follow {
+/// Follows what happens under a prefix, one [`RecordStore::watch`] after the other.
+///
+/// A watch that breaks is made again from where it had come to, waiting longer after each
+/// failure and never all followers at once. Whoever needs more than a stream of changes, such as
+/// to pass them on, builds on this; a [`watch`](super::watch) is the view of one reader.
+pub struct Follow {
     store: Arc<dyn RecordStore>,
     prefix: RecordKey,
     link: Link,
@@ -37,10 +44,12 @@ pub(super) struct Follow {
 }
 
 impl Follow {
-    pub(super) async fn start(
-        store: Arc<dyn RecordStore>,
-        prefix: RecordKey,
-    ) -> Result<Self, DiscoveryError> {
+    /// Watches everything under a prefix; established when the call returns. What is heard first
+    /// is a [`Change::Reset`].
+    ///
+    /// # Errors
+    /// Those of [`RecordStore::watch`]. Nothing is tried again before the first success.
+    pub async fn start(store: Arc<dyn RecordStore>, prefix: RecordKey) -> Result<Self, DiscoveryError> {
         let link = Link::Open(store.watch(&prefix, None).await?);
         Ok(Self {
             store,
@@ -64,8 +73,11 @@ impl Follow {
         self.link = Link::Opening(Box::pin(async move { store.watch(&prefix, after).await }));
     }
 
-    /// Cancel safe: what is under way is kept in the link.
-    pub(super) async fn next(&mut self) -> Heard {
+    /// Waits for what happens next. Never ends.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: what is under way is kept.
+    pub async fn next(&mut self) -> Heard {
         loop {
             match &mut self.link {
                 Link::Open(changes) => {
@@ -107,6 +119,15 @@ impl Follow {
         let wait = self.backoff.next(&error, Duration::MAX);
         self.link = Link::Waiting(Box::pin(sleep(wait)));
         Heard::Interrupted(error)
+    }
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow")
+            .field("prefix", &self.prefix)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }
 

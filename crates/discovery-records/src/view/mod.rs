@@ -22,11 +22,8 @@ use discovery_core::{
 use futures_util::{Stream, stream};
 use tokio::time::{Instant, sleep_until};
 
-use self::{
-    check::Check,
-    fold::Fold,
-    follow::{Follow, Heard},
-};
+pub use self::follow::{Follow, Heard};
+use self::{check::Check, fold::Fold};
 
 /// How to read the body of a record. What cannot be read is not in the view.
 pub type Read<T> = fn(&RecordKey, &[u8]) -> Result<T, DiscoveryError>;

@@ -1,5 +1,7 @@
 //! Stores that each break one line of the contract, to see that its trials notice.
 
+mod watch;
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,6 +22,8 @@ use discovery_core::{
 };
 use discovery_records::peer::decode;
 use tokio::time::{Instant, sleep};
+
+use self::watch::Leaked;
 
 /// A way to break the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,41 @@ pub enum Flaw {
     OneAtATime,
     /// A batch is answered in another order than asked.
     AnswersOutOfOrder,
+    /// A watch begins when it is first read.
+    WatchesLate,
+    /// A watch of nothing begins with nothing.
+    NoEmptySnapshot,
+    /// What is written over a record is told as its removal first.
+    TellsTakeoverAsRemoval,
+    /// An expiry is told as a removal by its owner, and the reverse.
+    ConfusesDepartures,
+    /// What is written is told twice, with a removal in between.
+    TellsTwice,
+    /// A watch that goes on from a position leaves out what happened in between.
+    ForgetsWhatWasMissed,
+    /// A watch tells everything once only, also to readers who were too slow.
+    SwallowsResets,
+    /// A watch that goes on from a position tells what happened in between the other way round.
+    TellsBackwards,
+    /// A watch that broke is silent for ever.
+    SilentForEver,
+    /// A page of a list lacks its last record.
+    SkipsAtPageEnd,
+    /// A page of a list begins with the last record of the one before.
+    RepeatsAtPageStart,
+    /// A watch that is dropped goes on.
+    LeaksWatches,
+}
+
+impl Flaw {
+    /// Whether a client is to blame, for what it makes of the faults of its backend.
+    #[must_use]
+    pub const fn is_of_the_client(self) -> bool {
+        matches!(
+            self,
+            Self::ErrorsAreNotFound | Self::SilentForEver | Self::LeaksWatches | Self::ForgetsWhatWasMissed
+        )
+    }
 }
 
 /// Each line of the contract that can be broken by a store, with a store that breaks it.
@@ -94,7 +133,22 @@ pub const FLAWS: &[(&str, Flaw)] = &[
     ("L5", Flaw::LocksForEver),
     ("L6", Flaw::OneAtATime),
     ("L7", Flaw::AnswersOutOfOrder),
+    ("R13", Flaw::RenewalAlwaysSaysMine),
+    ("W1", Flaw::WatchesLate),
+    ("W1", Flaw::NoEmptySnapshot),
+    ("W2", Flaw::TellsTakeoverAsRemoval),
+    ("W2", Flaw::ConfusesDepartures),
+    ("W2", Flaw::TellsTwice),
+    ("W3", Flaw::ForgetsWhatWasMissed),
+    ("W3", Flaw::SwallowsResets),
+    ("W3", Flaw::TellsBackwards),
+    ("W4", Flaw::ForgetsWhatWasMissed),
+    ("W5", Flaw::SilentForEver),
+    ("W6", Flaw::SkipsAtPageEnd),
+    ("W6", Flaw::RepeatsAtPageStart),
+    ("W7", Flaw::LeaksWatches),
     ("S2", Flaw::KeepsWhatWasRemoved),
+    ("S9", Flaw::SessionPerRenewal),
     ("M1", Flaw::KeepsWhatWasRemoved),
     ("M8", Flaw::RenewalAlwaysSaysMine),
     ("M11", Flaw::KeepsWhatWasRemoved),
@@ -147,6 +201,8 @@ pub struct Broken {
     written: Mutex<Vec<(RecordKey, Instant)>>,
     busy: AtomicBool,
     turn: tokio::sync::Mutex<()>,
+    last_listed: Mutex<Option<Record>>,
+    leaked: Mutex<Vec<Leaked>>,
 }
 
 impl Broken {
@@ -160,6 +216,8 @@ impl Broken {
             written: Mutex::default(),
             busy: AtomicBool::new(false),
             turn: tokio::sync::Mutex::default(),
+            last_listed: Mutex::default(),
+            leaked: Mutex::default(),
         }
     }
 
@@ -404,7 +462,15 @@ impl RecordStore for Broken {
     }
 
     async fn list(&self, prefix: &RecordKey, page: Option<Bytes>) -> Result<Listing, DiscoveryError> {
-        let mut listing = self.inner.list(prefix, page).await?;
+        let mut listing = self.inner.list(prefix, page.clone()).await?;
+        if self.has(Flaw::SkipsAtPageEnd) && listing.next.is_some() {
+            listing.records.pop();
+        }
+        if self.has(Flaw::RepeatsAtPageStart) {
+            let mut last = lock(&self.last_listed);
+            let before = std::mem::replace(&mut *last, listing.records.last().cloned());
+            listing.records.splice(0..0, before.filter(|_| page.is_some()));
+        }
         listing.records = listing
             .records
             .into_iter()
@@ -414,6 +480,10 @@ impl RecordStore for Broken {
     }
 
     async fn watch(&self, prefix: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
-        self.inner.watch(prefix, after).await
+        self.flawed_watch(prefix, after).await
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
