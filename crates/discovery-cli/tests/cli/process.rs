@@ -3,8 +3,11 @@
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
     thread,
     time::Duration,
 };
@@ -20,6 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
+    complaints: Arc<Mutex<Vec<String>>>,
 }
 
 /// A process that has ended.
@@ -78,8 +82,19 @@ pub(crate) fn start_quietly<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) 
     started(command)
 }
 
+/// Starts `discovery`; what it says on stderr can be looked at.
+pub(crate) fn start_overheard<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Running {
+    let mut command = command(args);
+    command.stderr(Stdio::piped());
+    started(command)
+}
+
 fn started(mut command: Command) -> Running {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let complaints = Arc::default();
+    if let Some(stderr) = child.stderr.take() {
+        overhear(stderr, &complaints);
+    }
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let (sender, lines) = sync_channel(1_024);
     thread::spawn(move || {
@@ -89,7 +104,20 @@ fn started(mut command: Command) -> Running {
             }
         }
     });
-    Running { child, lines }
+    Running {
+        child,
+        lines,
+        complaints,
+    }
+}
+
+fn overhear(stderr: ChildStderr, complaints: &Arc<Mutex<Vec<String>>>) {
+    let complaints = complaints.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            complaints.lock().unwrap().push(line);
+        }
+    });
 }
 
 impl Ended {
@@ -129,6 +157,11 @@ impl Running {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => panic!("ended instead of printing"),
         }
+    }
+
+    /// What it has said on stderr, if that is overheard.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        self.complaints.lock().unwrap().clone()
     }
 
     pub(crate) fn id(&self) -> u32 {
