@@ -36,6 +36,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Trial> {
         manager::life::TRIALS,
         manager::flights::TRIALS,
         manager::answers::TRIALS,
+        manager::watched::TRIALS,
     ];
     suites.into_iter().flatten()
 }
