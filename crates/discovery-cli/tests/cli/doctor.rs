@@ -58,10 +58,10 @@ fn status(ended: &Ended, check: &str) -> String {
 }
 
 /// A service within this process, in front of a store that is not as it should be.
-struct Ill {
-    runtime: Runtime,
+pub(crate) struct Ill {
+    pub(crate) runtime: Runtime,
     server: Option<Server>,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Ill {
@@ -85,7 +85,7 @@ impl Ill {
         }
     }
 
-    fn broken(flaw: Flaw) -> Self {
+    pub(crate) fn broken(flaw: Flaw) -> Self {
         Self::with(|store| Arc::new(Broken::new(store, flaw)))
     }
 }

@@ -15,6 +15,8 @@ mod input;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod swallow;
+#[cfg(test)]
 mod watch;
 #[cfg(test)]
 mod watch_faults;

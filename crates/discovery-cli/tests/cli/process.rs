@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
     complaints: Arc<Mutex<Vec<String>>>,
+    overhearing: Option<JoinHandle<()>>,
 }
 
 /// A process that has ended.
@@ -92,9 +93,8 @@ pub(crate) fn start_overheard<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>
 fn started(mut command: Command) -> Running {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let complaints = Arc::default();
-    if let Some(stderr) = child.stderr.take() {
-        overhear(stderr, &complaints);
-    }
+    let stderr = child.stderr.take();
+    let overhearing = stderr.map(|stderr| overhear(stderr, &complaints));
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let (sender, lines) = sync_channel(1_024);
     thread::spawn(move || {
@@ -108,16 +108,17 @@ fn started(mut command: Command) -> Running {
         child,
         lines,
         complaints,
+        overhearing,
     }
 }
 
-fn overhear(stderr: ChildStderr, complaints: &Arc<Mutex<Vec<String>>>) {
+fn overhear(stderr: ChildStderr, complaints: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let complaints = complaints.clone();
     thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             complaints.lock().unwrap().push(line);
         }
-    });
+    })
 }
 
 impl Ended {
@@ -177,9 +178,13 @@ impl Running {
         self.child.try_wait().unwrap().map(|status| status.code())
     }
 
-    /// The exit code, once it has ended.
+    /// The exit code, once it has ended and everything that it said was overheard.
     pub(crate) fn wait(&mut self) -> Option<i32> {
-        eventually(PATIENCE, || self.exited())
+        let code = eventually(PATIENCE, || self.exited());
+        if let Some(overhearing) = self.overhearing.take() {
+            overhearing.join().unwrap();
+        }
+        code
     }
 }
 

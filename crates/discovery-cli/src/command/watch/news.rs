@@ -94,7 +94,9 @@ impl Teller {
             },
             PeerEvent::Interrupted(error) => {
                 let told = self.silent_since.replace(Instant::now()).is_some();
-                let trouble = Failure::from(error).with_hint("trying again until it can be heard");
+                let trouble = Failure::from(error)
+                    .during(format!("{} cannot be heard", self.source))
+                    .with_hint("trying again until it can");
                 return (!told).then(|| News::Trouble(trouble.line()));
             }
             PeerEvent::Resynced { suspects } => {
@@ -222,7 +224,7 @@ mod tests {
 
     fn interrupted() -> PeerEvent {
         let error = DiscoveryError::new(ErrorKind::Unavailable, "the connection ended");
-        PeerEvent::Interrupted(error.with_operation("watch").with_system("http://h:1"))
+        PeerEvent::Interrupted(error.with_operation("watch").with_system("http"))
     }
 
     #[test]
@@ -287,7 +289,11 @@ mod tests {
         let Some(News::Trouble(line)) = teller.tell(interrupted(), at()) else {
             panic!("not told");
         };
-        for part in ["watch on http://h:1", "the connection ended", "trying again"] {
+        for part in [
+            "http://h:1 cannot be heard",
+            "the connection ended",
+            "trying again",
+        ] {
             assert!(line.contains(part), "{line}");
         }
         assert!(teller.tell(interrupted(), at()).is_none());
