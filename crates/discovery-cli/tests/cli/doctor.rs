@@ -258,9 +258,12 @@ fn interrupted_it_takes_its_probe_back() {
         let mut doctor = start_overheard(["doctor", "--system", &ill.url]);
         let registered = |object: Value| object["check"] == "register";
         while !registered(doctor.object()) {}
+        // It has to wait until this process has looked.
+        doctor.signal(Signal::STOP);
         let listed = run(["list", "--system", &ill.url]).object();
         assert_eq!(listed["address"], "doctor://probe");
         doctor.signal(signal);
+        doctor.signal(Signal::CONT);
         assert_eq!(doctor.wait(), Some(130));
         assert_eq!(doctor.complaints().len(), 1, "{:?}", doctor.complaints());
         assert_eq!(run(["list", "--system", &ill.url]).stdout, "");

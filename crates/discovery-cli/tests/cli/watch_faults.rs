@@ -27,7 +27,7 @@ fn a_killed_service_that_comes_back_loses_nobody() {
     let url = service.with_options("ttl=3s");
     let _stay = ["tcp://h:1", "tcp://h:2", "tcp://h:3"].map(|address| Peer::register(&url, address));
     let dies = Peer::register(&url, "tcp://h:4");
-    let mut watching = Watching::start(&watched(&service.url, "ttl=3s"));
+    let mut watching = Watching::start(&url);
     service.process.signal(Signal::KILL);
     service.process.wait();
     watching.says(PATIENCE, "trying again");
