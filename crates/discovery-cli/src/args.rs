@@ -13,7 +13,7 @@ System URLs:
 
 Exit codes:
   0  done
-  1  unexpected failure: a bug, or a demo whose expectations did not hold
+  1  unexpected failure: a bug, or something that demo or doctor found to be wrong
   2  wrong usage or configuration
   3  not found: a backend was asked and said so
   4  a backend could not be asked: down, timed out, refused, not permitted
@@ -29,9 +29,12 @@ Examples:
   discovery serve
   discovery register --system http://127.0.0.1:7400 --address tcp://10.0.0.7:5555
   discovery list --system http://127.0.0.1:7400
+  discovery watch --system http://127.0.0.1:7400
+  discovery doctor --system http://127.0.0.1:7400
 ";
 
-/// Processes that find each other: register one, look it up, list them all, or run the service.
+/// Processes that find each other: register one, look it up, list or watch them all, or run the
+/// service.
 #[derive(Debug, Parser)]
 #[command(name = "discovery", version, after_help = format!("{EXAMPLES}\n{SYSTEMS}"), disable_help_subcommand = true)]
 pub(crate) struct Args {
@@ -56,6 +59,8 @@ pub(crate) enum Command {
     Register(RegisterArgs),
     Resolve(ResolveArgs),
     List(ListArgs),
+    Watch(WatchArgs),
+    Doctor(DoctorArgs),
     #[cfg(feature = "server")]
     #[command(hide = true)]
     DemoWorker(DemoWorkerArgs),
@@ -191,6 +196,52 @@ Examples:
 {SYSTEMS}"))]
 pub(crate) struct ListArgs {
     /// The system to ask.
+    #[arg(long, value_name = "URL")]
+    pub(crate) system: String,
+}
+
+/// Show every registered peer, and every change, until interrupted.
+///
+/// Prints a snapshot, then one line for each peer that appears, changes its address or leaves,
+/// with the reason: unregistered, expired, or unknown. SIGINT or SIGTERM ends it with exit 0.
+/// When the system cannot be heard, that is said on stderr, and tried again until it can; what
+/// was missed is then told as ordinary changes, followed by "resynced". If more than half of ten
+/// or more peers are missing by then, they are named as suspects, and kept for one TTL.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = format!("\
+Examples:
+  discovery watch --system http://127.0.0.1:7400
+  discovery watch --system 'http://127.0.0.1:7400?cluster=lab' --output json
+  discovery watch --system http://127.0.0.1:7400 | jq -c 'select(.reason == \"expired\")'
+
+{SYSTEMS}"))]
+pub(crate) struct WatchArgs {
+    /// The system to watch.
+    #[arg(long, value_name = "URL")]
+    pub(crate) system: String,
+}
+
+/// Check a system: does it do what peers need, how fast, and what is to be fixed?
+///
+/// Connects twice, registers a probe (a fresh instance at "doctor://probe") through one connection
+/// and looks for it through the other: by worker id, by instance id, in the list, in a watch.
+/// Looks up an id that nobody has. Then unregisters the probe and sees it leave everywhere.
+/// Compares what it measures with what the system declares; what a system does not declare is
+/// "not offered", which is no problem. The probe is taken back whatever happens, Ctrl-C included;
+/// whoever watches the same cluster sees it for that moment, so give a cluster of its own if
+/// that matters.
+///
+/// Exits with 0 if everything works; 4 if the backend could not be asked; 1 if it answered wrongly
+/// or later than it declares; 5 if the probe was refused its place.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = format!("\
+Examples:
+  discovery doctor --system http://127.0.0.1:7400
+  discovery doctor --system 'http://127.0.0.1:7400?cluster=doctor&ttl=3s' --output json
+
+{SYSTEMS}"))]
+pub(crate) struct DoctorArgs {
+    /// The system to check.
     #[arg(long, value_name = "URL")]
     pub(crate) system: String,
 }

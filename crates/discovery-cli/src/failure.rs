@@ -113,6 +113,16 @@ impl Failure {
         self.code
     }
 
+    /// What failed, on one line.
+    pub(crate) fn message(&self) -> String {
+        one_line(&self.message)
+    }
+
+    /// What to try.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// How the process ends.
     pub(crate) fn exit(&self) -> Exit {
         self.exit
@@ -125,7 +135,7 @@ impl Failure {
 
     /// The line for people.
     pub(crate) fn line(&self) -> String {
-        let message = one_line(&self.message);
+        let message = self.message();
         match &self.hint {
             Some(hint) => format!("{message}; {hint}"),
             None => message,
@@ -138,7 +148,7 @@ impl Failure {
             event: "error",
             code: self.code,
             exit: self.exit.code(),
-            message: one_line(&self.message),
+            message: self.message(),
             system: self.system.clone(),
             hint: self.hint.clone(),
         }

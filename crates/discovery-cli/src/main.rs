@@ -62,13 +62,14 @@ fn refused(error: &clap::Error) -> Exit {
     }
 }
 
-/// Logs go to stderr. Changes of a registration are printed as events by those who hold one, and
-/// a lookup that fails is told in its error: by default neither is logged as well.
+/// Logs go to stderr. Changes of a registration are printed as events by those who hold one, an
+/// interruption by those who watch, and a lookup that fails is told in its error: by default none
+/// of these is logged as well.
 fn start_logs(verbose: u8, worker: bool) {
     use tracing_subscriber::EnvFilter;
     let default = match verbose {
         0 if worker => "off",
-        0 => "warn,discovery::registration=off,discovery::manager=error",
+        0 => "warn,discovery::registration=off,discovery::watch=error,discovery::manager=error",
         1 => "info",
         _ => "debug",
     };

@@ -90,6 +90,11 @@ impl Output {
         let _ = writeln!(anstream::stderr(), "{ODD}warning:{ODD:#} {text}");
     }
 
+    /// Tells people something on stderr that is good to know.
+    pub(crate) fn note(&self, text: impl Display) {
+        let _ = writeln!(anstream::stderr(), "{GOOD}note:{GOOD:#} {text}");
+    }
+
     /// Reports a failure; returns how the process ends.
     pub(crate) fn failed(&self, failure: &Failure) -> Exit {
         if !failure.is_silent() {

@@ -1,6 +1,15 @@
-//! Being asked to stop.
+//! Being asked to stop, in words or by going away.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use std::{io, thread};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
 use crate::failure::Failure;
 
@@ -26,6 +35,36 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Waits until nobody can read stdout any more: a command that has nothing to say would not
+/// notice by itself. Where that cannot be known, waits for ever.
+pub(crate) async fn unread() {
+    let (tell, told) = oneshot::channel();
+    let watch = move || {
+        if is_unread() {
+            let _ = tell.send(());
+        }
+    };
+    // Not one of the runtime's threads: it waits for as long as the process lives.
+    let watching = thread::Builder::new().name("reader".to_owned()).spawn(watch);
+    if watching.is_err() || told.await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Blocks until the reader has gone; `false` if that cannot be known.
+fn is_unread() -> bool {
+    let stdout = io::stdout();
+    // Errors and hang-ups are told without being asked for.
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a backend supplies to be tested.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use discovery_core::{Capabilities, Cluster, DiscoveryError, DiscoverySystem};
@@ -113,6 +113,19 @@ pub trait Backend: Send + Sync {
 
     /// Where other processes find the backend; `None` if it is only in this one.
     fn endpoint(&self) -> Option<String> {
+        None
+    }
+
+    /// Where its server listens, so that a [`FaultProxy`](crate::FaultProxy) can be put in front.
+    /// Asked only of backends that declare `server_restart`.
+    fn server_address(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The same backend, reached at another address. Asked only of backends that declare
+    /// `server_restart`.
+    fn via(&self, address: SocketAddr) -> Option<Arc<dyn Backend>> {
+        let _ = address;
         None
     }
 

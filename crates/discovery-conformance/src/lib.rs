@@ -6,6 +6,7 @@ mod harness;
 mod in_process;
 mod journal;
 mod member;
+mod proxy;
 mod report;
 mod runner;
 mod suite;
@@ -16,5 +17,6 @@ pub use self::{
     harness::{Backend, BadConnection, Connect, Fault, Harness, Timing},
     in_process::{InProcess, MakeSystem, StoreUnderTest},
     member::{Member, MemberState},
+    proxy::{Direction, FaultProxy, Toxic},
     runner::{TrialOutcome, numbers, run, run_number},
 };

@@ -8,6 +8,7 @@
 //!
 //! Nothing here knows a backend or touches a network.
 
+pub mod backoff;
 mod capability;
 mod clock;
 mod error;

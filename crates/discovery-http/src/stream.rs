@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use discovery_core::{DiscoveryError, ErrorKind, Retry};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     error::{self, Effect},
@@ -17,6 +17,8 @@ pub(crate) struct EventStream {
     parser: Parser,
     ready: VecDeque<Event>,
     host: Arc<str>,
+    /// Since when somebody waits for the next event.
+    waits_since: Option<Instant>,
 }
 
 impl EventStream {
@@ -26,17 +28,23 @@ impl EventStream {
             parser: Parser::new(wire::EVENT_BYTES),
             ready: VecDeque::new(),
             host,
+            waits_since: None,
         }
     }
 
-    /// The next event; nothing, not even a comment, for longer than `silence` is an error, and so
-    /// is the end.
+    /// The next event. No whole one for longer than `silence` is an error, and so is the end: a
+    /// service says something all the time, and bytes that merely trickle are no sign of life.
+    ///
+    /// Cancel safe: the time that was waited counts on.
     pub(crate) async fn next(&mut self, silence: Duration) -> Result<Event, DiscoveryError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
+                self.waits_since = None;
                 return Ok(event);
             }
-            let Ok(read) = timeout(silence, self.response.chunk()).await else {
+            let until = *self.waits_since.get_or_insert_with(Instant::now) + silence;
+            // What has arrived already is read first, however late.
+            let Ok(read) = timeout_at(until, self.response.chunk()).await else {
                 let context = format!("{} was silent for {silence:?}", self.host);
                 let error = error::error(ErrorKind::Timeout, context);
                 return Err(error.with_retry(Retry::Safe { after: None }));

@@ -131,8 +131,8 @@ impl Service {
         let config = HttpConfig::try_new(&format!("http://{}", self.address))?;
         Ok(config
             .with_cluster(connect.cluster.clone())
-            .with_ttl(connect.ttl)
-            .with_view(connect.view))
+            .with_view(connect.view)
+            .with_ttl(connect.ttl))
     }
 
     fn pid(&self) -> Option<Pid> {
@@ -191,6 +191,17 @@ impl Backend for Service {
 
     fn endpoint(&self) -> Option<String> {
         Some(self.address.clone())
+    }
+
+    fn server_address(&self) -> Option<SocketAddr> {
+        self.address.parse().ok()
+    }
+
+    fn via(&self, address: SocketAddr) -> Option<Arc<dyn Backend>> {
+        Some(Arc::new(Self {
+            address: address.to_string(),
+            child: Mutex::new(None),
+        }))
     }
 
     async fn fault(&self, fault: Fault) {

@@ -8,7 +8,6 @@
 //! * [`RecordSystem`]: a [`DiscoverySystem`](discovery_core::DiscoverySystem) over a store,
 //!   which backends wrap.
 
-mod backoff;
 pub mod peer;
 pub mod record;
 mod registrar;

@@ -46,3 +46,30 @@ async fn over_http_the_registration_outlives_the_system_by_far() -> anyhow::Resu
     server.shutdown(Duration::from_secs(2)).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_others_is_told_when_they_come_and_go() -> anyhow::Result<()> {
+    let config = ServerConfig {
+        listen: "127.0.0.1:0".parse()?,
+        forgetful: true,
+        ..ServerConfig::default()
+    };
+    let server = Server::start(config, Arc::new(MemoryStore::new())).await?;
+    let url = format!("http://{}?ttl=2s", server.local_addr());
+    let (one, other) = (discovery::connect(&url).await?, discovery::connect(&url).await?);
+    let waiting = tokio::spawn(async move { consumer::wait_for(&*one, 3).await });
+    let peers = other.peer_discovery().expect("http registers peers");
+    let mut registrations = Vec::new();
+    for port in 1..=3 {
+        let address = WorkerAddress::from_bytes(format!("tcp://127.0.0.1:{port}"));
+        registrations.push(peers.register_instance(InstanceId::new_v4(), address).await?);
+    }
+    assert_eq!(
+        waiting.await??,
+        peers.watch().expect("a watch").list_peers().await?
+    );
+    other.shutdown(Duration::from_secs(2)).await?;
+    assert_eq!(consumer::wait_for(&*other, 0).await?, Vec::new());
+    server.shutdown(Duration::from_secs(2)).await?;
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "server")]
 mod demo;
+mod doctor;
 mod list;
 mod register;
 mod resolve;
@@ -9,6 +10,7 @@ mod resolve;
 mod serve;
 #[cfg(feature = "server")]
 mod service;
+mod watch;
 
 use crate::{args::Command, failure::Failure, output::Output};
 
@@ -18,6 +20,8 @@ pub(crate) async fn run(command: Command, verbose: u8, output: &Output) -> Resul
         Command::Register(args) => register::run(args, output).await,
         Command::Resolve(args) => resolve::run(args, output).await,
         Command::List(args) => list::run(args, output).await,
+        Command::Doctor(args) => doctor::run(args, output).await,
+        Command::Watch(args) => watch::run(args, output).await,
         #[cfg(feature = "server")]
         Command::Serve(args) => serve::run(args, output).await,
         #[cfg(feature = "server")]

@@ -228,7 +228,7 @@ fn healthy_but_mute() -> (String, Receiver<()>) {
 }
 
 /// Whether a process has a handler for SIGTERM; where that cannot be known, waits a little.
-fn catches_terminate(pid: u32) -> bool {
+pub(crate) fn catches_terminate(pid: u32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
         std::thread::sleep(Duration::from_millis(500));
         return true;
@@ -246,6 +246,8 @@ fn help_shows_examples_and_exit_codes() {
         &["register", "--help"],
         &["resolve", "--help"],
         &["list", "--help"],
+        &["watch", "--help"],
+        &["doctor", "--help"],
         &["demo", "--help"],
     ] {
         let help = run(args);

@@ -185,6 +185,7 @@ fn without_a_service_nothing_is_found_to_be_missing() {
     let dead = "http://127.0.0.1:1";
     for args in [
         &["list", "--system", dead][..],
+        &["watch", "--system", dead],
         &["resolve", "--system", dead, "--instance-id", COLLIDING[0]],
         &["register", "--system", dead, "--address", "a"],
     ] {

@@ -33,7 +33,9 @@ fn bad_urls_are_refused_by_every_command() {
         ("memory://", "serve"),
         ("memory://lab", "serve"),
     ] {
-        refused(&["list", "--system", url], named);
+        for command in ["list", "watch", "doctor"] {
+            refused(&[command, "--system", url], named);
+        }
         refused(&["register", "--system", url, "--address", "a"], named);
         refused(&["resolve", "--system", url, "--instance-id", ID], named);
     }
@@ -121,6 +123,8 @@ fn bad_usage_is_refused() {
     );
     refused(&["explode"], "explode");
     refused(&["list", "--explode"], "--explode");
+    refused(&["watch"], "--system");
+    refused(&["doctor"], "--system");
     refused(&["demo", "--peers", "2"], "3..=64");
     refused(&["demo", "--peers", "65"], "3..=64");
     refused(&["serve", "--warm-up", "2h"], "--warm-up");
@@ -144,6 +148,8 @@ fn a_password_is_not_repeated() {
     for args in [
         &["list", "http://me:hunter2@h"][..],
         &["list", "--system", "http://me:hunter2@h"],
+        &["watch", "--system", "http://me:hunter2@h"],
+        &["doctor", "--system", "http://me:hunter2@h", "-vv"],
         &["http://me:hunter2@h"],
         &["demo", "--system", "http//me:hunter2@h"],
     ] {

@@ -3,9 +3,12 @@
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
-    thread,
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -20,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
+    complaints: Arc<Mutex<Vec<String>>>,
+    overhearing: Option<JoinHandle<()>>,
 }
 
 /// A process that has ended.
@@ -78,8 +83,18 @@ pub(crate) fn start_quietly<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) 
     started(command)
 }
 
+/// Starts `discovery`; what it says on stderr can be looked at.
+pub(crate) fn start_overheard<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Running {
+    let mut command = command(args);
+    command.stderr(Stdio::piped());
+    started(command)
+}
+
 fn started(mut command: Command) -> Running {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let complaints = Arc::default();
+    let stderr = child.stderr.take();
+    let overhearing = stderr.map(|stderr| overhear(stderr, &complaints));
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let (sender, lines) = sync_channel(1_024);
     thread::spawn(move || {
@@ -89,7 +104,21 @@ fn started(mut command: Command) -> Running {
             }
         }
     });
-    Running { child, lines }
+    Running {
+        child,
+        lines,
+        complaints,
+        overhearing,
+    }
+}
+
+fn overhear(stderr: ChildStderr, complaints: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    let complaints = complaints.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            complaints.lock().unwrap().push(line);
+        }
+    })
 }
 
 impl Ended {
@@ -131,6 +160,11 @@ impl Running {
         }
     }
 
+    /// What it has said on stderr, if that is overheard.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        self.complaints.lock().unwrap().clone()
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -144,9 +178,13 @@ impl Running {
         self.child.try_wait().unwrap().map(|status| status.code())
     }
 
-    /// The exit code, once it has ended.
+    /// The exit code, once it has ended and everything that it said was overheard.
     pub(crate) fn wait(&mut self) -> Option<i32> {
-        eventually(PATIENCE, || self.exited())
+        let code = eventually(PATIENCE, || self.exited());
+        if let Some(overhearing) = self.overhearing.take() {
+            overhearing.join().unwrap();
+        }
+        code
     }
 }
 

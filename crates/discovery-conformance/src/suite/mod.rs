@@ -7,6 +7,7 @@ mod lateness;
 mod lease;
 mod lookup;
 mod manager;
+mod network;
 mod recovery;
 mod registration;
 mod scripted;
@@ -33,9 +34,13 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Trial> {
         watch::convergence::TRIALS,
         watch::interruption::TRIALS,
         watch::list::TRIALS,
+        network::registrations::TRIALS,
+        network::lookups::TRIALS,
+        network::watches::TRIALS,
         manager::life::TRIALS,
         manager::flights::TRIALS,
         manager::answers::TRIALS,
+        manager::watched::TRIALS,
     ];
     suites.into_iter().flatten()
 }

@@ -13,9 +13,13 @@ use std::{
 use async_trait::async_trait;
 use discovery_core::{
     DiscoveryError, ErrorKind, InstanceId, PeerInfo, WorkerAddress, WorkerId,
-    peer::{PeerDiscovery, PeerWatch, Registration},
+    peer::{PeerDiscovery, PeerEvent, PeerEvents, PeerWatch, Registration},
 };
-use tokio::{sync::oneshot, time::sleep};
+use futures_util::stream;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 
 /// What a source does with a lookup.
 #[derive(Clone, Debug)]
@@ -46,6 +50,7 @@ pub(crate) struct Scripted {
     gates: Mutex<VecDeque<oneshot::Receiver<Act>>>,
     delay: Mutex<Duration>,
     refuse_registration: Mutex<Option<ErrorKind>>,
+    watch: Mutex<Option<Arc<dyn PeerWatch>>>,
     calls: AtomicU64,
     under_way: AtomicU64,
     most_at_once: AtomicU64,
@@ -69,6 +74,7 @@ impl Scripted {
             gates: Mutex::default(),
             delay: Mutex::default(),
             refuse_registration: Mutex::default(),
+            watch: Mutex::default(),
             calls: AtomicU64::new(0),
             under_way: AtomicU64::new(0),
             most_at_once: AtomicU64::new(0),
@@ -95,6 +101,20 @@ impl Scripted {
     /// Fails registrations.
     pub(crate) fn refuse_registration(&self, kind: ErrorKind) {
         *self.refuse_registration.lock().expect("not poisoned") = Some(kind);
+    }
+
+    /// From now on it vends the watch of the real source; without, it has none, as what it
+    /// answers has nothing to do with what the real source would tell.
+    pub(crate) fn watch_for_real(&self) {
+        *self.watch.lock().expect("not poisoned") = self.real.watch();
+    }
+
+    /// From now on it vends a watch that tells what it is told.
+    pub(crate) fn watch_as_told(&self) -> Teller {
+        let (teller, told) = mpsc::channel(16);
+        let told = Told(Mutex::new(Some(told)));
+        *self.watch.lock().expect("not poisoned") = Some(Arc::new(told));
+        teller
     }
 
     /// How many ids were looked up.
@@ -183,6 +203,28 @@ impl PeerDiscovery for Scripted {
     }
 
     fn watch(&self) -> Option<Arc<dyn PeerWatch>> {
-        self.real.watch()
+        self.watch.lock().expect("not poisoned").clone()
+    }
+}
+
+/// What a watch is told to tell.
+pub(crate) type Teller = mpsc::Sender<PeerEvent>;
+
+/// A watch that tells what it is told, once.
+#[derive(Debug)]
+struct Told(Mutex<Option<mpsc::Receiver<PeerEvent>>>);
+
+#[async_trait]
+impl PeerWatch for Told {
+    async fn list_peers(&self) -> Result<Vec<PeerInfo>, DiscoveryError> {
+        Err(DiscoveryError::new(ErrorKind::Unsupported, "as scripted"))
+    }
+
+    async fn watch_peers(&self) -> Result<PeerEvents, DiscoveryError> {
+        let told = self.0.lock().expect("not poisoned").take();
+        let told = told.ok_or_else(|| DiscoveryError::new(ErrorKind::Unavailable, "as scripted"))?;
+        Ok(Box::pin(stream::unfold(told, |mut told| async move {
+            told.recv().await.map(|event| (event, told))
+        })))
     }
 }

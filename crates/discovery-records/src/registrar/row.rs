@@ -15,7 +15,7 @@ use discovery_core::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{Judge, REGISTER_BUDGET, RegistrarConfig};
-use crate::backoff::Backoff;
+use discovery_core::backoff::Backoff;
 
 /// Takeovers that are tried without waiting in between.
 const TAKEOVERS: u32 = 4;

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Sleep, sleep};
 
 use super::{Fold, list};
-use crate::backoff::jitter;
+use discovery_core::backoff::jitter;
 
 /// How much longer than a list a watch may take to tell something.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use discovery_core::{
 use futures_util::{StreamExt, future::BoxFuture};
 use tokio::time::{Sleep, sleep};
 
-use crate::backoff::Backoff;
+use discovery_core::backoff::Backoff;
 
 /// What came of following a store.
 #[derive(Debug)]

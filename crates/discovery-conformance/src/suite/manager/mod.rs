@@ -3,6 +3,7 @@
 pub(super) mod answers;
 pub(super) mod flights;
 pub(super) mod life;
+pub(super) mod watched;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,12 +32,21 @@ pub(super) async fn manager(
     local: impl Into<Option<PeerInfo>>,
     sources: &[Arc<Scripted>],
 ) -> PeerDiscoveryManager {
+    manager_that_keeps(local, sources, FRESH).await
+}
+
+/// The same, with answers that are fresh for another time.
+pub(super) async fn manager_that_keeps(
+    local: impl Into<Option<PeerInfo>>,
+    sources: &[Arc<Scripted>],
+    fresh_for: Duration,
+) -> PeerDiscoveryManager {
     let sources = sources
         .iter()
         .map(|source| source.clone() as Arc<dyn PeerDiscovery>);
     let builder = PeerDiscoveryManager::builder().local_peer(local).sources(sources);
     builder
-        .fresh_for(FRESH)
+        .fresh_for(fresh_for)
         .source_deadline(SOURCE_DEADLINE)
         .build()
         .await

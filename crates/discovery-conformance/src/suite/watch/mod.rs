@@ -4,7 +4,7 @@ pub(super) mod convergence;
 pub(super) mod interruption;
 pub(super) mod list;
 pub(super) mod stream;
-mod watcher;
+pub(super) mod watcher;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::trial::{Ctx, peer};
 const BATCH: usize = 128;
 
 /// Peers that a trial writes and removes by hand, fast and many.
-struct Fleet {
+pub(super) struct Fleet {
     ctx: Ctx,
     store: std::sync::Arc<dyn RecordStore>,
     session: Session,
@@ -29,7 +29,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    async fn start(ctx: &Ctx) -> Self {
+    pub(super) async fn start(ctx: &Ctx) -> Self {
         let store = ctx.store().await;
         let session = open(&*store).await;
         Self {
@@ -40,24 +40,24 @@ impl Fleet {
         }
     }
 
-    fn peers(&self) -> Vec<PeerInfo> {
+    pub(super) fn peers(&self) -> Vec<PeerInfo> {
         self.standing.values().map(|(peer, _)| peer.clone()).collect()
     }
 
     /// Any peer that stands, chosen by `which`.
-    fn pick(&self, which: usize) -> Option<PeerInfo> {
+    pub(super) fn pick(&self, which: usize) -> Option<PeerInfo> {
         let at = which.checked_rem(self.standing.len())?;
         self.standing.values().nth(at).map(|(peer, _)| peer.clone())
     }
 
-    async fn add(&mut self, count: usize) -> Vec<PeerInfo> {
+    pub(super) async fn add(&mut self, count: usize) -> Vec<PeerInfo> {
         let peers: Vec<_> = (0..count).map(|_| peer()).collect();
         self.write(&peers).await;
         peers
     }
 
     /// Writes peers, each in place of what stands there.
-    async fn write(&mut self, peers: &[PeerInfo]) {
+    pub(super) async fn write(&mut self, peers: &[PeerInfo]) {
         for peers in peers.chunks(BATCH) {
             let items: Vec<_> = peers.iter().map(|peer| self.item(peer)).collect();
             let written = self.store.write(&self.session, &items).await;
@@ -85,13 +85,13 @@ impl Fleet {
         }
     }
 
-    async fn modify(&mut self, peer: &PeerInfo, address: &str) -> PeerInfo {
+    pub(super) async fn modify(&mut self, peer: &PeerInfo, address: &str) -> PeerInfo {
         let modified = PeerInfo::new(peer.instance_id(), WorkerAddress::from_bytes(address));
         self.write(std::slice::from_ref(&modified)).await;
         modified
     }
 
-    async fn remove(&mut self, peer: &PeerInfo) {
+    pub(super) async fn remove(&mut self, peer: &PeerInfo) {
         let Some((_, record)) = self.standing.remove(&peer.worker_id()) else {
             return;
         };
@@ -105,7 +105,7 @@ impl Fleet {
     }
 
     /// Goes on after the store has lost everything.
-    async fn forget(&mut self) {
+    pub(super) async fn forget(&mut self) {
         self.standing.clear();
         self.session = open(&*self.store).await;
     }

@@ -17,14 +17,14 @@ use crate::trial::eventually;
 
 /// What was told so far.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) peers: BTreeMap<WorkerId, PeerInfo>,
-    pub(super) events: Vec<PeerEvent>,
+pub(in crate::suite) struct Seen {
+    pub(in crate::suite) peers: BTreeMap<WorkerId, PeerInfo>,
+    pub(in crate::suite) events: Vec<PeerEvent>,
 }
 
 impl Seen {
     /// Folds an event; panics if it contradicts what was told before.
-    pub(super) fn fold(&mut self, event: PeerEvent) {
+    pub(in crate::suite) fn fold(&mut self, event: PeerEvent) {
         let first = self.events.is_empty();
         match &event {
             PeerEvent::Snapshot(peers) => {
@@ -61,7 +61,7 @@ impl Seen {
     }
 }
 
-pub(super) struct Watcher {
+pub(in crate::suite) struct Watcher {
     watch: Arc<dyn PeerWatch>,
     seen: Arc<Mutex<Seen>>,
     task: JoinHandle<()>,
@@ -75,7 +75,7 @@ impl Drop for Watcher {
 
 impl Watcher {
     /// Begins to watch, and waits for the snapshot.
-    pub(super) async fn start(peers: &dyn PeerDiscovery) -> Self {
+    pub(in crate::suite) async fn start(peers: &dyn PeerDiscovery) -> Self {
         let watch = peers.watch().expect("the system watches");
         let events = watch.watch_peers().await.expect("a watch");
         let watcher = Self::follow(watch, events);
@@ -83,12 +83,12 @@ impl Watcher {
         watcher
     }
 
-    pub(super) fn follow(watch: Arc<dyn PeerWatch>, events: PeerEvents) -> Self {
+    pub(in crate::suite) fn follow(watch: Arc<dyn PeerWatch>, events: PeerEvents) -> Self {
         Self::resume(watch, events, Seen::default())
     }
 
     /// Goes on from what was folded already.
-    pub(super) fn resume(watch: Arc<dyn PeerWatch>, mut events: PeerEvents, seen: Seen) -> Self {
+    pub(in crate::suite) fn resume(watch: Arc<dyn PeerWatch>, mut events: PeerEvents, seen: Seen) -> Self {
         let seen = Arc::new(Mutex::new(seen));
         let fold = seen.clone();
         let task = tokio::spawn(async move {
@@ -107,40 +107,40 @@ impl Watcher {
         lock(&self.seen)
     }
 
-    pub(super) fn peers(&self) -> Vec<PeerInfo> {
+    pub(in crate::suite) fn peers(&self) -> Vec<PeerInfo> {
         self.seen().peers.values().cloned().collect()
     }
 
-    pub(super) fn events(&self) -> Vec<PeerEvent> {
+    pub(in crate::suite) fn events(&self) -> Vec<PeerEvent> {
         self.seen().events.clone()
     }
 
     /// What was told after the first `count` events.
-    pub(super) fn events_after(&self, count: usize) -> Vec<PeerEvent> {
+    pub(in crate::suite) fn events_after(&self, count: usize) -> Vec<PeerEvent> {
         self.seen().events[count..].to_vec()
     }
 
-    pub(super) fn count(&self, which: impl Fn(&PeerEvent) -> bool) -> usize {
+    pub(in crate::suite) fn count(&self, which: impl Fn(&PeerEvent) -> bool) -> usize {
         self.seen().events.iter().filter(|event| which(event)).count()
     }
 
-    pub(super) fn interruptions(&self) -> usize {
+    pub(in crate::suite) fn interruptions(&self) -> usize {
         self.count(|event| matches!(event, PeerEvent::Interrupted(_)))
     }
 
-    pub(super) fn resyncs(&self) -> usize {
+    pub(in crate::suite) fn resyncs(&self) -> usize {
         self.count(|event| matches!(event, PeerEvent::Resynced { .. }))
     }
 
     /// Waits until what was told comes to exactly these peers.
-    pub(super) async fn comes_to(&self, limit: Duration, peers: &[PeerInfo]) {
+    pub(in crate::suite) async fn comes_to(&self, limit: Duration, peers: &[PeerInfo]) {
         let mut expected = peers.to_vec();
         expected.sort_by_key(PeerInfo::worker_id);
         eventually(limit, || async { self.peers() == expected }).await;
     }
 
     /// Waits until what was told comes to what the backend lists.
-    pub(super) async fn comes_to_the_list(&self, limit: Duration) {
+    pub(in crate::suite) async fn comes_to_the_list(&self, limit: Duration) {
         eventually(limit, || async {
             let listed = self.watch.list_peers().await;
             listed.is_ok_and(|listed| listed == self.peers())

@@ -265,12 +265,49 @@ impl Board {
         let key = instance.worker_id();
         let mut shard = self.shard(key);
         self.event(&mut shard, key);
-        if let Some(identity) = self.table.identify(key, |peer| peer.instance_id() == instance) {
+        if let Some(identity) = self.table.identify(key, |peer, _| peer.instance_id() == instance) {
             self.table.remove(identity);
         }
         #[cfg(test)]
         if self.plant == Plant::RemovalByKey {
             self.table.remove_key(key);
+        }
+    }
+
+    /// A source's watch tells that a peer is there, or how it is now: what is known from this
+    /// source or a later one is replaced. What nobody asked for is not taken in.
+    pub(super) fn heard(&self, source: u16, peer: PeerInfo) {
+        let key = peer.worker_id();
+        let mut shard = self.shard(key);
+        self.event(&mut shard, key);
+        if self.table.identify(key, |_, of| source <= of).is_some() {
+            let now = self.flights.fetch_add(1, Ordering::Relaxed);
+            self.table.put(peer, source, now);
+        }
+    }
+
+    /// A source's watch tells that a peer has left: what is known under its worker id from this
+    /// source or a later one is forgotten.
+    pub(super) fn left(&self, source: u16, key: WorkerId) {
+        let mut shard = self.shard(key);
+        self.event(&mut shard, key);
+        if let Some(identity) = self.table.identify(key, |_, of| source <= of) {
+            self.table.remove(identity);
+        }
+    }
+
+    /// A source's watch begins, with these peers: what is known from this source or a later one
+    /// and is not among them is forgotten.
+    pub(super) fn begins(&self, source: u16, peers: &[PeerInfo]) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.generation += 1;
+            shard.flights.clear();
+        }
+        let stand: HashMap<_, _> = peers.iter().map(|peer| (peer.worker_id(), peer)).collect();
+        let gone = |peer: &PeerInfo, of| source <= of && stand.get(&peer.worker_id()) != Some(&peer);
+        for identity in self.table.identify_all(gone) {
+            self.remove(identity);
         }
     }
 
@@ -297,7 +334,7 @@ impl Board {
     /// The first half of an eviction: which entry shall go.
     #[cfg(test)]
     pub(super) fn pick(&self, key: WorkerId) -> Option<super::table::Identity> {
-        self.table.identify(key, |_| true)
+        self.table.identify(key, |_, _| true)
     }
 
     /// Removes some of what has expired.

@@ -1,4 +1,5 @@
-//! Every interleaving of lookups, reports and evictions of one key, walked through one by one.
+//! Every interleaving of lookups, watch events, reports, evictions and the shutdown about one
+//! key, walked through one by one.
 //!
 //! Each actor is a list of atomic steps. An answer carries the step at which its source call
 //! began, so the oracle can tell whether it is older than the last event that had been
@@ -20,8 +21,16 @@ enum Answer {
 enum Actor {
     /// join, then begin the call, then land.
     Lookup(Answer),
-    /// One event: the old instance is reported.
+    /// The watch tells that whoever was there has left.
+    Removed,
+    /// The watch tells that the new instance is there.
+    Added,
+    /// The watch tells that the old instance is elsewhere.
+    Modified,
+    /// The old instance is reported.
     Report,
+    /// Everything under way is given up.
+    Shutdown,
     /// Pick an entry, then remove it.
     Evict,
 }
@@ -32,15 +41,16 @@ impl Actor {
         match self {
             Self::Lookup(_) if plant == Plant::PublishOutsideLock => 4,
             Self::Lookup(_) => 3,
-            Self::Report => 1,
             Self::Evict => 2,
+            _ => 1,
         }
     }
 }
 
 #[derive(Default)]
 struct Caller {
-    called_after_event: usize,
+    /// The last watch event and the last report that had been delivered when it called.
+    called_after: Delivered,
     ticket: Option<Ticket>,
     waiting: Option<Waiting>,
     got: Option<Landing>,
@@ -80,15 +90,28 @@ fn began(hit: &Hit) -> usize {
     hit.peer.address().to_str().unwrap().parse().unwrap()
 }
 
-/// A report is about one instance; what is known of its successor stays true.
-fn is_reported(hit: &Hit) -> bool {
-    hit.peer.instance_id() == instance(Answer::Old)
+/// When what was delivered was delivered.
+#[derive(Clone, Copy, Default)]
+struct Delivered {
+    event: usize,
+    report: usize,
+}
+
+impl Delivered {
+    /// Since when an answer must have been begun, to be given or kept. A report is about one
+    /// instance; what is known of its successor stays true.
+    fn bound(self, hit: Option<&Hit>) -> usize {
+        match hit {
+            Some(hit) if hit.peer.instance_id() != instance(Answer::Old) => self.event,
+            _ => self.event.max(self.report),
+        }
+    }
 }
 
 struct World {
     board: Board,
     time: usize,
-    last_event: usize,
+    delivered: Delivered,
     callers: Vec<Caller>,
     picked: Option<Option<(super::super::table::Identity, usize)>>,
     broken: Option<String>,
@@ -106,7 +129,7 @@ impl World {
         Self {
             board,
             time: 1,
-            last_event: 0,
+            delivered: Delivered::default(),
             callers,
             picked: None,
             broken: None,
@@ -123,11 +146,26 @@ impl World {
             (Actor::Report, _) => {
                 let stood = self.entry();
                 self.board.report(instance(Answer::Old));
-                self.last_event = self.time;
+                self.delivered.report = self.time;
                 if stood.is_some_and(|hit| hit.peer.instance_id() == instance(Answer::New))
                     && self.entry().is_none()
                 {
                     self.broken = Some("a report about one instance removed another".to_owned());
+                }
+            }
+            (Actor::Removed, _) => {
+                self.board.left(0, key());
+                self.delivered.event = self.time;
+            }
+            (Actor::Added, _) => self.hear(Answer::New),
+            (Actor::Modified, _) => self.hear(Answer::Old),
+            (Actor::Shutdown, _) => {
+                for caller in &mut self.callers {
+                    caller
+                        .ticket
+                        .take()
+                        .into_iter()
+                        .for_each(|ticket| self.board.give_up(ticket));
                 }
             }
             (Actor::Evict, 0) => {
@@ -143,6 +181,12 @@ impl World {
         }
     }
 
+    fn hear(&mut self, what: Answer) {
+        let peer = PeerInfo::new(instance(what), WorkerAddress::from_bytes(self.time.to_string()));
+        self.board.heard(0, peer);
+        self.delivered.event = self.time;
+    }
+
     fn entry(&self) -> Option<Hit> {
         self.board.table().hit(key())
     }
@@ -150,7 +194,7 @@ impl World {
     fn join(&mut self, at: usize) {
         let joined = self.board.join(Question::Worker(key()));
         let caller = &mut self.callers[at];
-        caller.called_after_event = self.last_event;
+        caller.called_after = self.delivered;
         match joined {
             Joined::Hit(hit) => {
                 caller.got = Some(Landing {
@@ -219,25 +263,21 @@ impl World {
                 continue;
             };
             let began = match &landing.answer {
-                Ok(hit) if !is_reported(hit) => continue,
                 Ok(hit) => began(hit),
                 Err(error) => error.context().parse().unwrap(),
             };
-            if began < caller.called_after_event {
-                return Err(format!(
-                    "a caller after event {} got an answer of {began}",
-                    caller.called_after_event
-                ));
+            let bound = caller.called_after.bound(landing.answer.as_ref().ok());
+            if began < bound {
+                return Err(format!("a caller after event {bound} got an answer of {began}"));
             }
         }
-        if let Some(hit) = self.entry().filter(is_reported)
-            && began(&hit) < self.last_event
-        {
-            return Err(format!(
-                "the table keeps an answer of {} after event {}",
-                began(&hit),
-                self.last_event
-            ));
+        if let Some(hit) = self.entry() {
+            let (began, bound) = (began(&hit), self.delivered.bound(Some(&hit)));
+            if began < bound {
+                return Err(format!(
+                    "the table keeps an answer of {began} after event {bound}"
+                ));
+            }
         }
         if matches!(self.board.join(Question::Worker(key())), Joined::NotFound) && self.negative_is_old() {
             return Err("an old \"not found\" is remembered after an event".to_owned());
@@ -257,7 +297,9 @@ impl World {
                 .parse::<usize>()
                 .ok()
         });
-        newest.max().is_none_or(|newest| newest < self.last_event)
+        newest
+            .max()
+            .is_none_or(|newest| newest < self.delivered.bound(None))
     }
 }
 
@@ -311,6 +353,8 @@ fn play(plant: Plant, actors: &[Actor], schedule: &[usize]) -> Result<(), String
 
 const ANSWERS: [Answer; 4] = [Answer::Old, Answer::New, Answer::NotFound, Answer::Error];
 
+const EVENTS: [Actor; 3] = [Actor::Removed, Actor::Added, Actor::Modified];
+
 fn casts() -> Vec<Vec<Actor>> {
     let mut casts = Vec::new();
     for first in ANSWERS {
@@ -320,6 +364,19 @@ fn casts() -> Vec<Vec<Actor>> {
             casts.push(vec![first, second, Actor::Evict]);
             casts.push(vec![first, Actor::Evict, Actor::Report]);
             casts.push(vec![first, second, Actor::Report, Actor::Report]);
+            casts.push(vec![first, second, Actor::Shutdown]);
+            for event in EVENTS {
+                casts.push(vec![first, second, event]);
+                casts.push(vec![first, second, event, Actor::Report]);
+            }
+        }
+        let (lookup, next) = (Actor::Lookup(first), Actor::Lookup(Answer::New));
+        for event in EVENTS {
+            casts.push(vec![lookup, next, event, Actor::Shutdown]);
+            for later in EVENTS {
+                casts.push(vec![lookup, next, event, later]);
+            }
+            casts.push(vec![Actor::Lookup(first), event, Actor::Evict, Actor::Report]);
         }
     }
     casts.push(vec![
@@ -381,4 +438,100 @@ fn a_flight_that_is_given_up_ends_the_waiting() {
         matches!(board.join(Question::Worker(key())), Joined::Lead(..)),
         "a crashed flight is no flight"
     );
+}
+
+fn hit(source: u16, answer: Answer) -> Landing {
+    let peer = PeerInfo::new(instance(answer), WorkerAddress::from_bytes("tcp://127.0.0.1:1"));
+    let age = Duration::ZERO;
+    let answer = Ok(Hit { peer, source, age });
+    Landing { answer, hung: false }
+}
+
+fn lead(board: &Board) -> Ticket {
+    match board.join(Question::Worker(key())) {
+        Joined::Lead(ticket, _) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn board() -> Board {
+    Board::new(
+        Table::new(10, Duration::from_secs(60)),
+        10,
+        Duration::from_secs(60),
+    )
+}
+
+#[test]
+fn an_event_replaces_what_is_known_from_its_own_source_or_a_later_one() {
+    for (event_of, entry_of, replaced) in [(0, 0, true), (0, 1, true), (1, 1, true), (1, 0, false)] {
+        let told = PeerInfo::new(instance(Answer::New), WorkerAddress::from_bytes("tcp://told:1"));
+        let board = board();
+        board.land(lead(&board), hit(entry_of, Answer::Old));
+        board.heard(event_of, told.clone());
+        let known = board.table().hit(key()).unwrap();
+        assert_eq!(
+            known.peer == told,
+            replaced,
+            "event of {event_of}, entry of {entry_of}"
+        );
+        board.left(event_of, key());
+        assert_eq!(board.table().hit(key()).is_none(), replaced);
+    }
+}
+
+#[test]
+fn what_nobody_asked_for_is_not_taken_in() {
+    let board = board();
+    board.heard(
+        0,
+        PeerInfo::new(instance(Answer::New), WorkerAddress::from_bytes("x")),
+    );
+    assert!(board.table().hit(key()).is_none());
+}
+
+#[test]
+fn an_event_clears_a_remembered_not_found() {
+    let told = PeerInfo::new(instance(Answer::New), WorkerAddress::from_bytes("x"));
+    for event in [Actor::Added, Actor::Removed] {
+        let board = board();
+        board.land(lead(&board), landing(Answer::NotFound, 0));
+        assert!(matches!(board.join(Question::Worker(key())), Joined::NotFound));
+        match event {
+            Actor::Added => board.heard(3, told.clone()),
+            _ => board.left(3, key()),
+        }
+        assert!(
+            matches!(board.join(Question::Worker(key())), Joined::Lead(..)),
+            "{event:?}"
+        );
+    }
+}
+
+#[test]
+fn a_watch_that_begins_forgets_what_it_does_not_confirm() {
+    let same = hit(1, Answer::Old).answer.unwrap().peer;
+    let moved = PeerInfo::new(instance(Answer::Old), WorkerAddress::from_bytes("elsewhere"));
+    for (source, peers, kept) in [
+        (0, vec![same.clone()], true),
+        (0, vec![moved], false),
+        (0, vec![], false),
+        (1, vec![], false),
+        (2, vec![], true),
+    ] {
+        let board = board();
+        board.land(lead(&board), hit(1, Answer::Old));
+        let under_way = match board.join(Question::Instance(instance(Answer::New))) {
+            Joined::Lead(ticket, _) => ticket,
+            other => panic!("{other:?}"),
+        };
+        board.begins(source, &peers);
+        assert_eq!(board.table().hit(key()).is_some(), kept, "{source}: {peers:?}");
+        board.land(under_way, hit(source, Answer::New));
+        let published = board
+            .table()
+            .hit(key())
+            .is_some_and(|hit| hit.peer.instance_id() == instance(Answer::New));
+        assert!(!published, "an answer asked for before the watch began");
+    }
 }

@@ -21,6 +21,7 @@ pub struct PeerDiscoveryManagerBuilder {
     pub(super) negative_for: Duration,
     pub(super) capacity: usize,
     pub(super) source_deadline: Duration,
+    pub(super) watch: bool,
 }
 
 impl Default for PeerDiscoveryManagerBuilder {
@@ -32,6 +33,7 @@ impl Default for PeerDiscoveryManagerBuilder {
             negative_for: Duration::from_secs(1),
             capacity: 100_000,
             source_deadline: Duration::from_secs(2),
+            watch: true,
         }
     }
 }
@@ -78,6 +80,13 @@ impl PeerDiscoveryManagerBuilder {
     /// How long one source may take for one lookup: 2 s by default.
     pub fn source_deadline(mut self, deadline: Duration) -> Self {
         self.source_deadline = deadline;
+        self
+    }
+
+    /// Whether to follow the watches of the sources that have one; it is by default. Without
+    /// them a peer that has left is returned for as long as an answer is fresh.
+    pub fn watch(mut self, watch: bool) -> Self {
+        self.watch = watch;
         self
     }
 

@@ -5,11 +5,13 @@
 //!                            └─miss─► flight, one per question ─► source 1 ─► source 2 ─► …
 //!                                      └─ runs in its own task; its answer is checked,
 //!                                         published if no event came in between, shared
+//! watch of a source ─► event: the table is put right, flights under way are not published
 //! ```
 
 mod board;
 mod builder;
 mod flight;
+mod follow;
 mod lifecycle;
 mod source;
 mod table;
@@ -22,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     runtime::Handle,
     sync::watch,
@@ -53,10 +56,12 @@ const BATCH: usize = 1_024;
 
 /// Finds peers in one or several sources, and keeps the local peer registered in all of them.
 ///
-/// * A peer that is known and fresh (for 2 s, unless told otherwise) is answered at once, so one
-///   that has left may be returned for that long. Otherwise the sources are asked in
-///   order; concurrent lookups of one peer share one call per source, and no caller that goes
-///   away disturbs the others.
+/// * A peer that is known and fresh (for 2 s, unless told otherwise) is answered at once.
+///   Otherwise the sources are asked in order; concurrent lookups of one peer share one call per
+///   source, and no caller that goes away disturbs the others.
+/// * The watches of the sources are followed: what is known of a peer that leaves or changes is
+///   forgotten or replaced as soon as its source tells. Where a source has no watch, or it is
+///   interrupted, a peer that has left may be returned for as long as an answer is fresh.
 /// * "Not found" means that every source was asked and said so. If nobody found the peer and a
 ///   source could not answer, that is an error naming it.
 /// * Errors are never kept. "Not found" is kept for a moment.
@@ -68,7 +73,7 @@ pub struct PeerDiscoveryManager {
     shared: Arc<Shared>,
     local: Option<Local>,
     registered: Mutex<Vec<Registered>>,
-    ticker: Mutex<Option<OwnedTask>>,
+    tasks: Mutex<Vec<OwnedTask>>,
     leaving: Mutex<Option<Leaving>>,
 }
 
@@ -149,6 +154,7 @@ impl PeerDiscoveryManager {
             negative_for,
             capacity,
             source_deadline,
+            watch,
         } = builder;
         let sources: Vec<_> = sources
             .into_iter()
@@ -178,11 +184,15 @@ impl PeerDiscoveryManager {
         let ticker = OwnedTask::spawn(&runtime, |cancel| async move {
             tokio::select! { () = cancel.cancelled() => {}, () = tick(&ticking.board) => {} }
         });
+        let mut tasks = vec![ticker];
+        if watch {
+            tasks.extend(follow_all(&shared));
+        }
         Ok(Self {
             shared,
             local,
             registered: Mutex::new(registered),
-            ticker: Mutex::new(Some(ticker)),
+            tasks: Mutex::new(tasks),
             leaving: Mutex::default(),
         })
     }
@@ -322,12 +332,9 @@ impl PeerDiscoveryManager {
             Ok(Err(_)) => Ok(()),
             Err(_) => Err(unconfirmed(deadline)),
         };
-        let ticker = lock(&self.ticker).take();
-        if let Some(ticker) = ticker {
-            ticker
-                .shutdown(until.saturating_duration_since(Instant::now()))
-                .await;
-        }
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
+        let left_for_tasks = until.saturating_duration_since(Instant::now());
+        join_all(tasks.into_iter().map(|task| task.shutdown(left_for_tasks))).await;
         let flights = timeout_at(until, self.shared.flights.wait()).await;
         left.and(flights.map_err(|_| unconfirmed(deadline)))
     }
@@ -479,6 +486,24 @@ impl Drop for PeerDiscoveryManager {
     fn drop(&mut self) {
         self.shared.cancel.cancel();
     }
+}
+
+/// A task for each source that can be watched.
+fn follow_all(shared: &Arc<Shared>) -> Vec<OwnedTask> {
+    let watched = shared.sources.iter().enumerate().filter_map(|(index, source)| {
+        let watch = source.discovery().watch()?;
+        Some((u16::try_from(index).ok()?, watch))
+    });
+    watched
+        .map(|(index, watch)| {
+            let following = shared.clone();
+            OwnedTask::spawn(&shared.runtime, |cancel| async move {
+                cancel
+                    .run_until_cancelled(follow::follow(following, index, watch))
+                    .await;
+            })
+        })
+        .collect()
 }
 
 async fn tick(board: &Board) {

@@ -207,13 +207,29 @@ impl Table {
     }
 
     /// The entry that stands under a key, if `which` accepts it.
-    pub(super) fn identify(&self, key: WorkerId, which: impl FnOnce(&PeerInfo) -> bool) -> Option<Identity> {
+    pub(super) fn identify(
+        &self,
+        key: WorkerId,
+        which: impl FnOnce(&PeerInfo, u16) -> bool,
+    ) -> Option<Identity> {
         let map = self.map.pin();
-        let entry = map.get(&key).filter(|entry| which(&entry.peer))?;
+        let entry = map.get(&key).filter(|entry| which(&entry.peer, entry.source))?;
         Some(Identity {
             key,
             stamp: entry.stamp,
         })
+    }
+
+    /// Every entry that `which` accepts, by its peer and source.
+    pub(super) fn identify_all(&self, which: impl Fn(&PeerInfo, u16) -> bool) -> Vec<Identity> {
+        let map = self.map.pin();
+        map.iter()
+            .filter(|(_, entry)| which(&entry.peer, entry.source))
+            .map(|(key, entry)| Identity {
+                key: *key,
+                stamp: entry.stamp,
+            })
+            .collect()
     }
 
     /// Removes that very entry. The caller holds the key's shard lock.
@@ -373,7 +389,7 @@ mod tests {
         let peer = peer();
         for _ in 0..1_000 {
             table.put(peer.clone(), 0, 0);
-            table.remove(table.identify(peer.worker_id(), |_| true).unwrap());
+            table.remove(table.identify(peer.worker_id(), |_, _| true).unwrap());
             trim(&table);
         }
         assert!(table.ring().slots.len() <= 10);
@@ -384,7 +400,7 @@ mod tests {
         let table = Table::new(10, Duration::from_secs(5));
         let peer = peer();
         table.put(peer.clone(), 0, 0);
-        let old = table.identify(peer.worker_id(), |_| true).unwrap();
+        let old = table.identify(peer.worker_id(), |_, _| true).unwrap();
         table.put(peer.clone(), 1, 0);
         table.remove(old);
         assert_eq!(table.hit(peer.worker_id()).unwrap().source, 1);

@@ -3,7 +3,7 @@ use std::{future::pending, sync::atomic::AtomicU32};
 use async_trait::async_trait;
 
 use super::*;
-use crate::peer::{PeerWatch, Registration, WorkerAddress};
+use crate::peer::{PeerEvent, PeerEvents, PeerWatch, Registration, WorkerAddress};
 
 /// Knows everybody in theory; misbehaves as told.
 #[derive(Debug)]
@@ -72,7 +72,73 @@ impl PeerDiscovery for Odd {
     }
 
     fn watch(&self) -> Option<Arc<dyn PeerWatch>> {
-        None
+        let how = match self.how {
+            How::Panics => Watching::Panics,
+            How::Hangs => Watching::Hangs,
+            How::Unknown => return None,
+        };
+        Some(Arc::new(how))
+    }
+}
+
+/// Watches that do not work.
+#[derive(Debug)]
+enum Watching {
+    Panics,
+    Hangs,
+    /// Ends at once; how often it was asked for.
+    Ends(Arc<AtomicU32>),
+    /// Panics after the snapshot; how often it was asked for.
+    PanicsLater(Arc<AtomicU32>),
+}
+
+#[async_trait]
+impl PeerWatch for Watching {
+    async fn list_peers(&self) -> Result<Vec<PeerInfo>, DiscoveryError> {
+        pending().await
+    }
+
+    async fn watch_peers(&self) -> Result<PeerEvents, DiscoveryError> {
+        let count = match self {
+            Self::Panics => panic!("as told"),
+            Self::Hangs => pending().await,
+            Self::Ends(count) | Self::PanicsLater(count) => count,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        let panics = matches!(self, Self::PanicsLater(_));
+        Ok(Box::pin(futures_util::stream::poll_fn(move |_| {
+            assert!(!panics, "as told");
+            std::task::Poll::Ready(None::<PeerEvent>)
+        })))
+    }
+}
+
+async fn manager() -> PeerDiscoveryManager {
+    PeerDiscoveryManager::new(None, [odd(How::Unknown) as _])
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_breaks_at_once_is_tried_again_and_not_all_the_time() {
+    let manager = manager().await;
+    for breaks in [Watching::Ends, Watching::PanicsLater] {
+        let count = Arc::<AtomicU32>::default();
+        let follow = follow::follow(manager.shared.clone(), 0, Arc::new(breaks(count.clone())));
+        let _ = tokio::time::timeout(Duration::from_secs(60), follow).await;
+        let asked = count.load(Ordering::Relaxed);
+        assert!((15..60).contains(&asked), "{asked} times in a minute");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_panics_or_hangs_disturbs_neither_lookups_nor_the_shutdown() {
+    for how in [How::Panics, How::Hangs] {
+        let sources = [odd(how) as _, odd(How::Unknown) as _];
+        let manager = PeerDiscoveryManager::new(None, sources).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(manager.discover_by_worker_id(peer().worker_id()).await.is_err());
+        manager.shutdown(Duration::from_secs(1)).await.unwrap();
     }
 }
 

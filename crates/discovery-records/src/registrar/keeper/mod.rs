@@ -22,7 +22,7 @@ use super::{
     desk::{Desk, Order},
     row::Row,
 };
-use crate::backoff::{Backoff, FIRST, jitter};
+use discovery_core::backoff::{Backoff, FIRST, jitter};
 
 /// Records written by one call.
 const WRITE_BATCH: usize = 128;

@@ -4,13 +4,11 @@ use discovery_core::store::{Removal, Writer};
 use tokio::time::Instant;
 
 use super::{Keeper, Leaving, REMOVALS, WRITE_BATCH};
-use crate::{
-    backoff::Backoff,
-    registrar::{
-        call::{self, Work},
-        row::{Row, Stage},
-    },
+use crate::registrar::{
+    call::{self, Work},
+    row::{Row, Stage},
 };
+use discovery_core::backoff::Backoff;
 
 /// What a call does about a row.
 #[derive(Clone, Copy, PartialEq, Eq)]

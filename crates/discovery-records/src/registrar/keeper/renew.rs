@@ -7,13 +7,11 @@ use discovery_core::{
 use tokio::time::Instant;
 
 use super::Keeper;
-use crate::{
-    backoff::{FIRST, jitter},
-    registrar::{
-        call::{Answer, Renewed},
-        row::{Row, Stage},
-    },
+use crate::registrar::{
+    call::{Answer, Renewed},
+    row::{Row, Stage},
 };
+use discovery_core::backoff::{FIRST, jitter};
 
 impl Keeper {
     pub(super) fn renewed(&mut self, renewed: Renewed) {

@@ -1,11 +1,15 @@
 //! Waiting longer after each failure, each client for itself.
+//!
+//! After a restart of a backend all of its clients fail at once; what keeps them from coming
+//! back at once is chance, as in
+//! <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
 
 use std::time::Duration;
 
-use discovery_core::{DiscoveryError, Retry};
+use crate::{DiscoveryError, Retry};
 
 /// The shortest full wait, also if the backend asks for none.
-pub(crate) const FIRST: Duration = Duration::from_millis(100);
+pub const FIRST: Duration = Duration::from_millis(100);
 /// The longest wait before trying again, unless the backend asks for more.
 const LONGEST: Duration = Duration::from_secs(3);
 /// The longest wait that a backend may ask for.
@@ -13,14 +17,14 @@ const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
 /// Exponential back-off with jitter.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// How long to wait after one more failure: half to all of 100 ms, doubled by every failure
     /// since the last success, up to 3 s and to `cap`; longer only if the backend asked for it.
-    pub(crate) fn next(&mut self, error: &DiscoveryError, cap: Duration) -> Duration {
+    pub fn next(&mut self, error: &DiscoveryError, cap: Duration) -> Duration {
         let cap = cap.max(FIRST);
         let full = FIRST
             .saturating_mul(1 << self.failures.min(16))
@@ -37,21 +41,21 @@ impl Backoff {
         }
     }
 
-    pub(crate) fn reset(&mut self) {
+    /// Something succeeded: the next failure is the first one again.
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
 /// A duration between `least` (a fraction) and all of `full`, at random.
-pub(crate) fn jitter(full: Duration, least: f64) -> Duration {
+pub fn jitter(full: Duration, least: f64) -> Duration {
     full.mul_f64(least + (1.0 - least) * fastrand::f64())
 }
 
 #[cfg(test)]
 mod tests {
-    use discovery_core::ErrorKind;
-
     use super::*;
+    use crate::ErrorKind;
 
     fn error(after: Option<Duration>) -> DiscoveryError {
         DiscoveryError::new(ErrorKind::Unavailable, "x").with_retry(Retry::Safe { after })
