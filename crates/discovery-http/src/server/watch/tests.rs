@@ -118,6 +118,31 @@ async fn many_changes_at_once_are_told_together() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_in_a_snapshot_is_not_told_again() {
+    let (watches, store) = (Watches::new(10), memory());
+    let session = store.open(60 * SECOND).await.unwrap();
+    let hub = hub(&watches, &store).await;
+    let mut one = reader(&watches, &store).await;
+    assert_eq!(names(&text(&mut one).await.unwrap()), ["reset"]);
+    write(&*store, &session, "1").await;
+    assert_eq!(names(&text(&mut one).await.unwrap()), ["put"]);
+    write(&*store, &session, "2").await;
+    // The hub hears of it, but has told something just now.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(one.ready(), Ready::Nothing(_)), "it waits to be told");
+    let mut two = Reader::new(hub, None, watches.permit().unwrap());
+    let reset = text(&mut two).await.unwrap();
+    let (_, _, data) = frame::read(&reset).next().unwrap();
+    let data: serde_json::Value = serde_json::from_slice(data).unwrap();
+    assert_eq!(data["records"].as_array().unwrap().len(), 2);
+    assert!(text(&mut two).await.is_none());
+    assert_eq!(names(&text(&mut one).await.unwrap()), ["put"]);
+    watches.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hub_ends_when_nobody_has_used_it_for_a_while() {
     let (watches, store) = (Watches::new(10), memory());
     let mut watching = reader(&watches, &store).await;
