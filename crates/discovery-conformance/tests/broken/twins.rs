@@ -76,10 +76,7 @@ fn broken(store: Arc<dyn RecordStore>, flaw: Option<Flaw>) -> Arc<dyn RecordStor
     }
 }
 
-fn system(
-    store: Arc<dyn RecordStore>,
-    connect: &Connect,
-) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
+fn system(store: Arc<dyn RecordStore>, connect: &Connect) -> Connected {
     let renewing = match connect.own_thread {
         true => Renewing::OwnThread,
         false => Renewing::Shared,
@@ -91,6 +88,9 @@ fn system(
         .with_ttl(connect.ttl);
     Ok(Arc::new(MemorySystem::with_store(&config, store)?))
 }
+
+/// What connecting comes to.
+type Connected = Result<Arc<dyn DiscoverySystem>, DiscoveryError>;
 
 type Make = fn() -> Arc<dyn Harness>;
 
@@ -142,26 +142,17 @@ const SYSTEMS: &[(&str, &str, Make)] = &[
     }),
 ];
 
-fn holding(
-    store: Arc<dyn RecordStore>,
-    connect: &Connect,
-    hold_mass_removals: bool,
-) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
+fn holding(store: Arc<dyn RecordStore>, connect: &Connect, hold_mass_removals: bool) -> Connected {
     let mut connect = connect.clone();
     connect.view.hold_mass_removals = hold_mass_removals;
     system(store, &connect)
 }
 
-fn selfish(
-    store: Arc<dyn RecordStore>,
-    connect: &Connect,
-) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
+fn selfish(store: Arc<dyn RecordStore>, connect: &Connect) -> Connected {
     Ok(Arc::new(SelfishSystem(system(store, connect)?)))
 }
 
-fn with_system(
-    make: fn(Arc<dyn RecordStore>, &Connect) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError>,
-) -> Arc<dyn Harness> {
+fn with_system(make: fn(Arc<dyn RecordStore>, &Connect) -> Connected) -> Arc<dyn Harness> {
     let make_system: MakeSystem = Box::new(make);
     Arc::new(InProcess {
         make_system: Arc::new(make_system),
@@ -258,7 +249,7 @@ struct Guard {
 
 #[async_trait]
 impl Backend for Guard {
-    async fn connect(&self, connect: &Connect) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
+    async fn connect(&self, connect: &Connect) -> Connected {
         let system = self.inner.connect(connect).await?;
         // In memory nothing is there to connect to: a lookup tells whether it answers.
         let peers = system.peer_discovery().expect("it registers");
@@ -269,15 +260,11 @@ impl Backend for Guard {
         }
     }
 
-    fn connect_lazy(&self, connect: &Connect) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
+    fn connect_lazy(&self, connect: &Connect) -> Connected {
         self.inner.connect_lazy(connect)
     }
 
-    async fn connect_badly(
-        &self,
-        connect: &Connect,
-        bad: BadConnection,
-    ) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
+    async fn connect_badly(&self, connect: &Connect, bad: BadConnection) -> Connected {
         match (self.door.refusal)(bad) {
             Some(refusal) => Err(refusal.with_system("guarded")),
             None => self.inner.connect(connect).await,
