@@ -52,8 +52,8 @@ pub(super) struct Between {
 
 struct Shared {
     manner: watch::Sender<(Manner, u64)>,
-    target: Mutex<SocketAddr>,
-    arrivals: Mutex<Vec<Instant>>,
+    target: SocketAddr,
+    arrivals: Mutex<Vec<(String, Instant)>>,
 }
 
 impl Between {
@@ -62,7 +62,7 @@ impl Between {
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             manner: watch::Sender::new((manner, 0)),
-            target: Mutex::new(target),
+            target,
             arrivals: Mutex::default(),
         });
         let served = shared.clone();
@@ -89,17 +89,9 @@ impl Between {
         self.shared.manner.send_modify(|now| now.1 += 1);
     }
 
-    pub(super) fn lead_to(&self, target: SocketAddr) {
-        *self.shared.target.lock().unwrap() = target;
-    }
-
-    /// When requests were refused.
-    pub(super) fn arrivals(&self) -> Vec<Instant> {
+    /// What was refused, and when.
+    pub(super) fn arrivals(&self) -> Vec<(String, Instant)> {
         self.shared.arrivals.lock().unwrap().clone()
-    }
-
-    pub(super) fn forget_arrivals(&self) {
-        self.shared.arrivals.lock().unwrap().clear();
     }
 }
 
@@ -114,7 +106,7 @@ const NOT_ACCEPTABLE: &[u8] = b"HTTP/1.1 406 Not Acceptable\r\ncontent-length: 0
 async fn connection(mut here: TcpStream, shared: Arc<Shared>) {
     let mut manner = shared.manner.subscribe();
     let epoch = manner.borrow().1;
-    let target = *shared.target.lock().unwrap();
+    let target = shared.target;
     let mut there = None;
     let (mut asked, mut answered) = (vec![0; 16_384], vec![0; 16_384]);
     // Whether the head of a stream has passed, after which everything is kept back.
@@ -133,7 +125,8 @@ async fn connection(mut here: TcpStream, shared: Arc<Shared>) {
                 match now {
                     Manner::Swallow => continue,
                     Manner::Refuse => {
-                        shared.arrivals.lock().unwrap().push(Instant::now());
+                        let what = text.split_whitespace().nth(1).unwrap_or_default().to_owned();
+                        shared.arrivals.lock().unwrap().push((what, Instant::now()));
                         let _ = here.write_all(refusal().as_bytes()).await;
                         return;
                     }
