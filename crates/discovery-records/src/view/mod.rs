@@ -17,7 +17,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use bytes::Bytes;
 use discovery_core::{
     DiscoveryError, ErrorKind, SystemUrl,
-    store::{Departure, Record, RecordKey, RecordStore},
+    store::{Change, Departure, Record, RecordKey, RecordStore},
 };
 use futures_util::{Stream, stream};
 use tokio::time::{Instant, sleep_until};
@@ -161,18 +161,28 @@ impl<T: Clone + PartialEq + Debug> View<T> {
             if let Some(event) = self.fold.next_event() {
                 return event;
             }
+            // A watch that is being made again is no watch that misses something.
+            let hears = self.follow.hears();
             tokio::select! {
                 heard = self.follow.next() => match heard {
-                    Heard::Change(change) => self.fold.apply(change, Instant::now()),
+                    Heard::Change(change) => self.apply(change),
                     Heard::Interrupted(error) => {
-                        self.check.postpone(&mut self.fold);
+                        self.check.interrupted(&mut self.fold);
                         self.fold.interrupted(error);
                     }
                 },
                 () = until(self.fold.due()) => self.fold.believe(Instant::now()),
-                missed = self.check.next(&mut self.fold) => self.start_over(&missed),
+                missed = self.check.next(&mut self.fold), if hears => self.start_over(&missed),
             }
         }
+    }
+
+    fn apply(&mut self, change: Change) {
+        // It tells everything, as a list does, and is newer than one under way.
+        if matches!(change, Change::Reset { .. }) {
+            self.check.postpone(&mut self.fold);
+        }
+        self.fold.apply(change, Instant::now());
     }
 
     /// The watch has not told what a list shows: it is not to be trusted.
