@@ -17,7 +17,7 @@ use super::{Fold, list};
 use discovery_core::backoff::jitter;
 
 /// How much longer than a list a watch may take to tell something, or the other way round.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 enum Stage {
     Waiting(Pin<Box<Sleep>>),

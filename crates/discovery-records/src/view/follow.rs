@@ -64,9 +64,9 @@ impl Follow {
         })
     }
 
-    /// Whether there is a watch now.
-    pub(super) fn hears(&self) -> bool {
-        matches!(self.link, Link::Open(_))
+    /// Whether there is a watch, and has been for this long.
+    pub(super) fn has_had(&self, time: Duration) -> bool {
+        matches!(self.link, Link::Open(_)) && self.since.elapsed() >= time
     }
 
     /// Drops the watch and makes a new one that tells everything.

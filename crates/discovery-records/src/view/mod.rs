@@ -23,7 +23,10 @@ use futures_util::{Stream, stream};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::follow::{Follow, Heard};
-use self::{check::Check, fold::Fold};
+use self::{
+    check::{Check, PATIENCE},
+    fold::Fold,
+};
 
 /// How to read the body of a record. What cannot be read is not in the view.
 pub type Read<T> = fn(&RecordKey, &[u8]) -> Result<T, DiscoveryError>;
@@ -161,8 +164,6 @@ impl<T: Clone + PartialEq + Debug> View<T> {
             if let Some(event) = self.fold.next_event() {
                 return event;
             }
-            // A watch that is being made again is no watch that misses something.
-            let hears = self.follow.hears();
             tokio::select! {
                 heard = self.follow.next() => match heard {
                     Heard::Change(change) => self.apply(change),
@@ -172,7 +173,7 @@ impl<T: Clone + PartialEq + Debug> View<T> {
                     }
                 },
                 () = until(self.fold.due()) => self.fold.believe(Instant::now()),
-                missed = self.check.next(&mut self.fold), if hears => self.start_over(&missed),
+                missed = self.check.next(&mut self.fold) => self.distrust(&missed),
             }
         }
     }
@@ -185,8 +186,12 @@ impl<T: Clone + PartialEq + Debug> View<T> {
         self.fold.apply(change, Instant::now());
     }
 
-    /// The watch has not told what a list shows: it is not to be trusted.
-    fn start_over(&mut self, missed: &RecordKey) {
+    /// The watch has not told what a list shows: it is not to be trusted, unless it is being
+    /// made again or just has been.
+    fn distrust(&mut self, missed: &RecordKey) {
+        if !self.follow.has_had(PATIENCE) {
+            return;
+        }
         tracing::warn!(target: "discovery::watch", %missed, "a watch has missed a change; starting over");
         self.follow.start_over();
     }

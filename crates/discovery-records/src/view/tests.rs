@@ -439,6 +439,17 @@ async fn what_cannot_be_heard_is_not_started_over() {
     assert_eq!(store.asked_in(5, SECOND).await, [None, Some(at(7))]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_silent_after_an_interruption_is_started_over() {
+    let watches = vec![
+        vec![(0, Ok(reset(&["a"]))), (0, Err(lost()))],
+        vec![],
+        vec![(0, Ok(reset(&["a", "b"])))],
+    ];
+    let store = Scripted::timed(watches).listing(&["a", "b"], 0, &["a", "b"]);
+    assert_eq!(store.asked_in(5, SECOND).await, [None, Some(at(7)), None]);
+}
+
 #[test]
 fn options_of_a_url_are_read_and_refused_by_name() {
     let read = |text: &str| {
