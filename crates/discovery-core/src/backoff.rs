@@ -41,6 +41,15 @@ impl Backoff {
         }
     }
 
+    /// Something that goes on for as long as it can has ended after this long. If that is less
+    /// than the longest wait, it is one more failure in a row: what begins and ends at once
+    /// would else be tried again all the time.
+    pub fn lasted(&mut self, elapsed: Duration) {
+        if elapsed >= LONGEST {
+            self.reset();
+        }
+    }
+
     /// Something succeeded: the next failure is the first one again.
     pub fn reset(&mut self) {
         self.failures = 0;
@@ -89,6 +98,18 @@ mod tests {
         let none = Backoff::default().next(&error(Some(Duration::ZERO)), cap);
         assert!(none >= FIRST / 2, "{none:?}");
         assert!(Backoff::default().next(&error(Some(Duration::MAX)), cap) <= LONGEST_ASKED * 2);
+    }
+
+    #[test]
+    fn only_what_lasts_is_a_success() {
+        let mut backoff = Backoff::default();
+        for _ in 0..4 {
+            backoff.next(&error(None), Duration::MAX);
+        }
+        backoff.lasted(LONGEST - Duration::from_millis(1));
+        assert!(backoff.next(&error(None), Duration::MAX) > FIRST);
+        backoff.lasted(LONGEST);
+        assert!(backoff.next(&error(None), Duration::MAX) <= FIRST);
     }
 
     #[test]

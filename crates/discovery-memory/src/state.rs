@@ -1,6 +1,11 @@
 //! What stands in the store, without lock and without I/O.
 
-use std::{collections::BTreeMap, ops::Bound, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use discovery_core::{
@@ -31,15 +36,13 @@ pub(crate) struct Stored {
 
 impl Default for State {
     fn default() -> Self {
-        let started = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let generation = u64::try_from(started.as_millis()).unwrap_or(u64::MAX);
-        let position = Position { generation, seq: 0 };
         Self {
             records: BTreeMap::new(),
             leases: Leases::default(),
-            position,
+            position: Position {
+                generation: next_generation(),
+                seq: 0,
+            },
             observed: None,
             log: Log::default(),
         }
@@ -49,11 +52,7 @@ impl Default for State {
 impl State {
     /// Loses everything; what comes is of a later generation.
     pub(crate) fn wipe(&mut self) {
-        let generation = self.position.generation + 1;
-        *self = Self {
-            position: Position { generation, seq: 0 },
-            ..Self::default()
-        };
+        *self = Self::default();
     }
 
     pub(crate) fn expire(&mut self, now: Instant) {
@@ -219,4 +218,37 @@ impl State {
 
 pub(crate) fn ended() -> DiscoveryError {
     DiscoveryError::new(ErrorKind::LeaseLost, "the session has ended")
+}
+
+/// Later than that of every other store of this process, also of those made or wiped in the same
+/// millisecond, and than those of earlier processes.
+fn next_generation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let next = |last: u64| now.max(last.saturating_add(1));
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    next(last.unwrap_or_else(|last| last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_store_and_every_wipe_is_a_later_generation() {
+        let mut last = 0;
+        for _ in 0..1_000 {
+            let mut state = State::default();
+            for wiped in [false, true, true] {
+                if wiped {
+                    state.wipe();
+                }
+                assert!(state.position.generation > last, "two at once are two");
+                last = state.position.generation;
+            }
+        }
+    }
 }

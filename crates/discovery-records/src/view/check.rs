@@ -1,7 +1,8 @@
 //! Distrust: compares the view with a list now and then.
 //!
-//! What the watch was heard of since the list began is not compared, and what differs gets time
-//! to be told: a watch that is merely slower than a list is no cause to start over.
+//! What the watch was heard of since a while before the list is not compared, and what differs
+//! gets time to be told: a watch that is slower than a list, or a list that is behind the watch,
+//! is no cause to start over.
 
 use std::{fmt::Debug, pin::Pin, sync::Arc, time::Duration};
 
@@ -15,11 +16,12 @@ use tokio::time::{Sleep, sleep};
 use super::{Fold, list};
 use discovery_core::backoff::jitter;
 
-/// How much longer than a list a watch may take to tell something.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How much longer than a list a watch may take to tell something, or the other way round.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 enum Stage {
     Waiting(Pin<Box<Sleep>>),
+    Noting(Pin<Box<Sleep>>),
     Listing(BoxFuture<'static, Result<Vec<Record>, DiscoveryError>>),
     Doubting(Pin<Box<Sleep>>, Vec<RecordKey>),
 }
@@ -45,9 +47,13 @@ impl Check {
     pub(super) async fn next<T: Clone + PartialEq + Debug>(&mut self, fold: &mut Fold<T>) -> RecordKey {
         loop {
             match &mut self.stage {
-                Stage::Waiting(sleep) => {
-                    sleep.await;
+                Stage::Waiting(wait) => {
+                    wait.await;
                     fold.note();
+                    self.stage = Stage::Noting(Box::pin(sleep(PATIENCE)));
+                }
+                Stage::Noting(patience) => {
+                    patience.await;
                     let (store, prefix) = (self.store.clone(), self.prefix.clone());
                     let listing = async move { list(&*store, &prefix).await.map(|(records, _)| records) };
                     self.stage = Stage::Listing(Box::pin(listing));
@@ -75,6 +81,14 @@ impl Check {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives a check under way up. One that was not begun keeps its time, or a watch that is cut
+    /// every few minutes would never be compared.
+    pub(super) fn interrupted<T: Clone + PartialEq + Debug>(&mut self, fold: &mut Fold<T>) {
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            self.postpone(fold);
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Fold<T> {
     items: BTreeMap<RecordKey, T>,
     /// What is held, and until when.
     suspects: BTreeMap<RecordKey, Instant>,
+    /// When to look at the suspects next; not later than the first of them is due.
+    look_at: Option<Instant>,
     /// Whether the snapshot was told.
     begun: bool,
     /// Whether an interruption was told and not yet its end.
@@ -40,6 +42,7 @@ impl<T: Clone + PartialEq + Debug> Fold<T> {
             hold,
             items: BTreeMap::new(),
             suspects: BTreeMap::new(),
+            look_at: None,
             begun: false,
             interrupted: false,
             touched: None,
@@ -71,9 +74,10 @@ impl<T: Clone + PartialEq + Debug> Fold<T> {
         }
     }
 
-    /// When the next suspect has been held for long enough.
+    /// When to [`believe`](Self::believe). Not while nothing can be heard: a store that was
+    /// away twice may have learned again what it had lost.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.suspects.values().min().copied()
+        self.look_at.filter(|_| !self.interrupted)
     }
 
     /// Believes that suspects are gone whose time has come.
@@ -87,6 +91,7 @@ impl<T: Clone + PartialEq + Debug> Fold<T> {
         for key in due {
             self.remove(&key, Departure::Unknown);
         }
+        self.look_at = self.suspects.values().min().copied();
     }
 
     fn reset(&mut self, records: &[Record], now: Instant) {
@@ -119,11 +124,12 @@ impl<T: Clone + PartialEq + Debug> Fold<T> {
     /// What a reset does not name any more leaves, or is held.
     fn leave(&mut self, absent: Vec<RecordKey>, now: Instant) {
         let mass = self.items.len() >= MASS && absent.len() * 2 > self.items.len();
-        let hold = self.hold.filter(|_| mass);
+        let until = self.hold.filter(|_| mass).map(|hold| now + hold);
+        self.look_at = self.look_at.or(until);
         for key in absent {
-            match hold {
+            match until {
                 // Held once: what was held before keeps its time.
-                Some(hold) => drop(self.suspects.entry(key).or_insert(now + hold)),
+                Some(until) => drop(self.suspects.entry(key).or_insert(until)),
                 None if self.suspects.contains_key(&key) => {}
                 None => self.remove(&key, Departure::Unknown),
             }

@@ -7,7 +7,7 @@ use discovery_core::{
     store::{Change, Changes, Position, RecordKey, RecordStore},
 };
 use futures_util::{StreamExt, future::BoxFuture};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use discovery_core::backoff::Backoff;
 
@@ -40,6 +40,8 @@ pub struct Follow {
     position: Option<Position>,
     /// Whether this watch has told anything yet.
     begun: bool,
+    /// Since when there is this watch.
+    since: Instant,
     backoff: Backoff,
 }
 
@@ -57,8 +59,14 @@ impl Follow {
             link,
             position: None,
             begun: false,
+            since: Instant::now(),
             backoff: Backoff::default(),
         })
+    }
+
+    /// Whether there is a watch, and has been for this long.
+    pub(super) fn has_had(&self, time: Duration) -> bool {
+        matches!(self.link, Link::Open(_)) && self.since.elapsed() >= time
     }
 
     /// Drops the watch and makes a new one that tells everything.
@@ -89,7 +97,10 @@ impl Follow {
                     }
                 }
                 Link::Opening(opening) => match opening.await {
-                    Ok(changes) => self.link = Link::Open(changes),
+                    Ok(changes) => {
+                        self.link = Link::Open(changes);
+                        self.since = Instant::now();
+                    }
                     Err(error) => return self.broken(error),
                 },
                 Link::Waiting(wait) => {
@@ -107,7 +118,6 @@ impl Follow {
 
     fn heard(&mut self, change: Change) -> Change {
         self.begun = true;
-        self.backoff.reset();
         match &change {
             Change::Reset { as_of, .. } => self.position = *as_of,
             change => self.position = change.position().or(self.position),
@@ -116,6 +126,9 @@ impl Follow {
     }
 
     fn broken(&mut self, error: DiscoveryError) -> Heard {
+        if self.begun {
+            self.backoff.lasted(self.since.elapsed());
+        }
         let wait = self.backoff.next(&error, Duration::MAX);
         self.link = Link::Waiting(Box::pin(sleep(wait)));
         Heard::Interrupted(error)

@@ -17,13 +17,16 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use bytes::Bytes;
 use discovery_core::{
     DiscoveryError, ErrorKind, SystemUrl,
-    store::{Departure, Record, RecordKey, RecordStore},
+    store::{Change, Departure, Record, RecordKey, RecordStore},
 };
 use futures_util::{Stream, stream};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::follow::{Follow, Heard};
-use self::{check::Check, fold::Fold};
+use self::{
+    check::{Check, PATIENCE},
+    fold::Fold,
+};
 
 /// How to read the body of a record. What cannot be read is not in the view.
 pub type Read<T> = fn(&RecordKey, &[u8]) -> Result<T, DiscoveryError>;
@@ -163,20 +166,32 @@ impl<T: Clone + PartialEq + Debug> View<T> {
             }
             tokio::select! {
                 heard = self.follow.next() => match heard {
-                    Heard::Change(change) => self.fold.apply(change, Instant::now()),
+                    Heard::Change(change) => self.apply(change),
                     Heard::Interrupted(error) => {
-                        self.check.postpone(&mut self.fold);
+                        self.check.interrupted(&mut self.fold);
                         self.fold.interrupted(error);
                     }
                 },
                 () = until(self.fold.due()) => self.fold.believe(Instant::now()),
-                missed = self.check.next(&mut self.fold) => self.start_over(&missed),
+                missed = self.check.next(&mut self.fold) => self.distrust(&missed),
             }
         }
     }
 
-    /// The watch has not told what a list shows: it is not to be trusted.
-    fn start_over(&mut self, missed: &RecordKey) {
+    fn apply(&mut self, change: Change) {
+        // It tells everything, as a list does, and is newer than one under way.
+        if matches!(change, Change::Reset { .. }) {
+            self.check.postpone(&mut self.fold);
+        }
+        self.fold.apply(change, Instant::now());
+    }
+
+    /// The watch has not told what a list shows: it is not to be trusted, unless it is being
+    /// made again or just has been.
+    fn distrust(&mut self, missed: &RecordKey) {
+        if !self.follow.has_had(PATIENCE) {
+            return;
+        }
         tracing::warn!(target: "discovery::watch", %missed, "a watch has missed a change; starting over");
         self.follow.start_over();
     }

@@ -58,6 +58,14 @@ fn reset(names: &[&str]) -> Change {
     Change::Reset { records, as_of }
 }
 
+fn at(seq: u64) -> Position {
+    Position { generation: 1, seq }
+}
+
+fn progress(seq: u64) -> Change {
+    Change::Progress(at(seq))
+}
+
 fn lost() -> DiscoveryError {
     DiscoveryError::new(ErrorKind::Unavailable, "lost")
 }
@@ -196,6 +204,37 @@ async fn suspects_are_held_for_one_ttl_in_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn suspects_are_not_believed_while_nothing_can_be_heard() {
+    let mut fold = folding(&DOZEN, Some(TTL));
+    let begun = Instant::now();
+    fold.apply(reset(&[]), begun);
+    fold.interrupted(lost());
+    assert_eq!(fold.due(), None);
+    told(&mut fold);
+    // What the store has learned again meanwhile is told before anything is believed.
+    fold.apply(put("a", "a"), begun + 2 * TTL);
+    fold.apply(progress(9), begun + 2 * TTL);
+    assert_eq!(told(&mut fold), ["resynced b c d e f g h i j k l"]);
+    assert_eq!(fold.due(), Some(begun + TTL));
+    fold.believe(begun + 2 * TTL);
+    assert_eq!(told(&mut fold).len(), 11);
+    assert_eq!(fold.due(), None);
+}
+
+#[tokio::test]
+async fn many_suspects_do_not_slow_a_busy_watch_down() {
+    let many: Vec<_> = (0..20_000).map(|at| format!("{at:05}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let mut fold = folding(&many, Some(TTL));
+    fold.apply(reset(&[]), Instant::now());
+    let begun = Instant::now();
+    for _ in 0..20_000 {
+        assert!(fold.due().is_some());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_is_compared_with_what_was_not_heard_of_since() {
     let mut fold = folding(&["a", "b", "c", "d"], None);
     fold.note();
@@ -222,25 +261,57 @@ async fn a_list_is_compared_with_what_was_not_heard_of_since() {
 /// A store whose watches are told what to tell; the rest of it is not there.
 #[derive(Debug, Default)]
 struct Scripted {
-    /// What each watch tells, before it is silent for ever.
-    watches: Mutex<Vec<Vec<Result<Change, DiscoveryError>>>>,
+    /// What each watch tells: how long after the item before, and what; then it is silent.
+    watches: Mutex<Vec<Vec<(u64, Told)>>>,
     asked: Mutex<Vec<Option<Position>>>,
+    /// What a list finds, and what it finds from some second on; none if it fails.
+    listed: Option<[&'static [&'static str]; 2]>,
+    listed_from: Option<Instant>,
 }
 
+type Told = Result<Change, DiscoveryError>;
+
 impl Scripted {
-    fn new(watches: Vec<Vec<Result<Change, DiscoveryError>>>) -> Arc<Self> {
-        let mut watches = watches;
+    fn new(watches: Vec<Vec<Told>>) -> Arc<Self> {
+        let at_once = |watch: Vec<_>| watch.into_iter().map(|told| (0, told)).collect();
+        Arc::new(Self::timed(watches.into_iter().map(at_once).collect()))
+    }
+
+    fn timed(mut watches: Vec<Vec<(u64, Told)>>) -> Self {
         watches.reverse();
-        Arc::new(Self {
+        Self {
             watches: Mutex::new(watches),
-            asked: Mutex::default(),
+            ..Self::default()
+        }
+    }
+
+    /// Lists `first`, and after `secs` seconds `then`.
+    fn listing(self, first: &'static [&'static str], secs: u64, then: &'static [&'static str]) -> Arc<Self> {
+        Arc::new(Self {
+            listed: Some([first, then]),
+            listed_from: Some(Instant::now() + Duration::from_secs(secs)),
+            ..self
         })
     }
 
     async fn view(self: &Arc<Self>) -> impl Stream<Item = String> + Unpin {
-        let config = ViewConfig::default();
+        self.view_checked(ViewConfig::default().check_every).await
+    }
+
+    async fn view_checked(self: &Arc<Self>, check_every: Duration) -> impl Stream<Item = String> + Unpin {
+        let config = ViewConfig {
+            check_every,
+            ..ViewConfig::default()
+        };
         let events = watch(self.clone(), prefix(), text, TTL, config).await.unwrap();
         Box::pin(events.map(|event| words(&event)))
+    }
+
+    /// From where on watches were asked for while somebody read a view for some minutes.
+    async fn asked_in(self: &Arc<Self>, minutes: u64, check_every: Duration) -> Vec<Option<Position>> {
+        let reading = self.view_checked(check_every).await.for_each(|_| async {});
+        let _ = tokio::time::timeout(Duration::from_secs(60 * minutes), reading).await;
+        self.asked.lock().unwrap().clone()
     }
 }
 
@@ -265,18 +336,27 @@ impl RecordStore for Scripted {
         Vec::new()
     }
     async fn list(&self, _: &RecordKey, _: Option<Bytes>) -> Result<Listing, DiscoveryError> {
-        Err(lost())
+        let [first, then] = self.listed.ok_or_else(lost)?;
+        let later = self.listed_from.is_some_and(|from| from <= Instant::now());
+        let names = if later { then } else { first };
+        Ok(Listing {
+            records: names.iter().map(|name| record(name, name)).collect(),
+            ..Listing::default()
+        })
     }
     async fn watch(&self, _: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
         self.asked.lock().unwrap().push(after);
         let told = self.watches.lock().unwrap().pop().ok_or_else(lost)?;
-        Ok(Box::pin(stream::iter(told).chain(stream::pending())))
+        let told = stream::iter(told).then(|(secs, told)| async move {
+            tokio::time::sleep(Duration::from_secs(secs)).await;
+            told
+        });
+        Ok(Box::pin(told.chain(stream::pending())))
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_where_it_broke() {
-    let at = |seq| Position { generation: 1, seq };
     let store = Scripted::new(vec![
         vec![Ok(reset(&["a"])), Ok(Change::Progress(at(9))), Err(lost())],
         vec![Ok(put("b", "b")), Err(lost())],
@@ -303,6 +383,71 @@ async fn a_store_that_is_away_is_asked_less_and_less_often() {
     let _ = tokio::time::timeout(Duration::from_secs(60), view.next()).await;
     let asked = store.asked.lock().unwrap().len();
     assert!((15..60).contains(&asked), "{asked} times in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_breaks_every_watch_is_not_asked_all_the_time() {
+    let breaks = || vec![Ok(reset(&["a"])), Err(lost())];
+    let store = Scripted::new((0..2_000).map(|_| breaks()).collect());
+    let asked = store.asked_in(1, Duration::from_secs(300)).await.len();
+    assert!((15..60).contains(&asked), "{asked} times in a minute");
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_misses_something_is_started_over() {
+    let watches = vec![vec![(0, Ok(reset(&["a"])))], vec![(0, Ok(reset(&["a", "b"])))]];
+    let store = Scripted::timed(watches).listing(&["a", "b"], 0, &["a", "b"]);
+    assert_eq!(store.asked_in(5, SECOND).await, [None, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reset_tells_is_not_missed() {
+    let watches = vec![vec![(0, Ok(reset(&["a"]))), (15, Ok(reset(&["a", "b"])))]];
+    let store = Scripted::timed(watches).listing(&["a"], 10, &["a", "b"]);
+    assert_eq!(store.asked_in(5, SECOND).await, [None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_behind_the_watch_starts_nothing_over() {
+    let watches = vec![vec![(0, Ok(reset(&["a"]))), (0, Ok(put("b", "b")))]];
+    let store = Scripted::timed(watches).listing(&["a"], 5, &["a", "b"]);
+    assert_eq!(store.asked_in(5, SECOND).await, [None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_cut_now_and_then_is_checked_all_the_same() {
+    let mut watches = vec![vec![(0, Ok(reset(&["a"]))), (60, Err(lost()))]];
+    watches.extend((0..1_000).map(|_| vec![(0, Ok(progress(9))), (60, Err(lost()))]));
+    let store = Scripted::timed(watches).listing(&["a", "b"], 0, &["a", "b"]);
+    let asked = store.asked_in(60, Duration::from_secs(100)).await;
+    assert!(asked[1..].contains(&None), "nobody has noticed: {asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_heard_is_not_started_over() {
+    let busy = || {
+        let after = Some(Duration::from_secs(60));
+        lost().with_retry(discovery_core::Retry::Safe { after })
+    };
+    let watches = vec![
+        vec![(0, Ok(reset(&["a"]))), (0, Err(busy()))],
+        vec![(0, Ok(put("b", "b"))), (0, Ok(progress(9)))],
+    ];
+    let store = Scripted::timed(watches).listing(&["a", "b"], 0, &["a", "b"]);
+    assert_eq!(store.asked_in(5, SECOND).await, [None, Some(at(7))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_silent_after_an_interruption_is_started_over() {
+    let watches = vec![
+        vec![(0, Ok(reset(&["a"]))), (0, Err(lost()))],
+        vec![],
+        vec![(0, Ok(reset(&["a", "b"])))],
+    ];
+    let store = Scripted::timed(watches).listing(&["a", "b"], 0, &["a", "b"]);
+    assert_eq!(store.asked_in(5, SECOND).await, [None, Some(at(7)), None]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{slice::from_ref, sync::Arc, time::Duration};
 
 use discovery_core::{
-    ErrorKind, PeerInfo, WorkerAddress, WorkerId,
+    DiscoveryError, ErrorKind, PeerInfo, WorkerAddress, WorkerId,
     peer::{PeerEvent, RemovalReason, manager::PeerDiscoveryManager},
 };
 use tokio::{runtime::Handle, time::sleep};
@@ -24,6 +24,7 @@ trials! { "manager":
     "M10" who_was_replaced_during_an_outage_is_learned_after_it [Register, Watch];
     "M13" no_answer_begun_before_an_event_is_given_or_kept_after_it [];
     "M13" an_event_puts_right_what_its_own_source_or_a_later_one_said [];
+    "M13" what_came_and_went_in_a_gap_is_not_kept_after_it [];
     "M13" without_watches_answers_are_kept_for_as_long_as_they_are_fresh [Register, Watch];
     "M11" shutdown_ends_what_follows_the_watches [Register, Watch];
 }
@@ -265,6 +266,37 @@ async fn an_event_puts_right_what_its_own_source_or_a_later_one_said(ctx: Ctx) {
             "{teller_at}, {knower_at}"
         );
     }
+}
+
+async fn what_came_and_went_in_a_gap_is_not_kept_after_it(ctx: Ctx) {
+    let ([source], visitor) = (sources(&ctx).await, peer());
+    let (suspect, under_way) = (peer(), peer());
+    let teller = source.watch_as_told();
+    let manager = Arc::new(manager_that_keeps(None, from_ref(&source), LONG).await);
+    tell(&teller, PeerEvent::Snapshot(vec![suspect.clone()])).await;
+    let lost = DiscoveryError::new(ErrorKind::Unavailable, "lost");
+    tell(&teller, PeerEvent::Interrupted(lost)).await;
+    for known in [&suspect, &visitor] {
+        source.act(Act::Give(known.clone()));
+        let found = manager.discover_by_worker_id(known.worker_id()).await;
+        assert_eq!(found.expect("found"), *known);
+    }
+    let (gate, calls) = (source.gate(), source.calls());
+    let lookup = {
+        let (manager, id) = (manager.clone(), under_way.worker_id());
+        tokio::spawn(async move { manager.discover_by_worker_id(id).await })
+    };
+    eventually(SOURCE_DEADLINE / 2, || async { source.calls() > calls }).await;
+    let suspects = vec![suspect.clone()];
+    tell(&teller, PeerEvent::Resynced { suspects }).await;
+    gate.send(Act::Give(under_way.clone())).expect("the call waits");
+    lookup.await.expect("no panic").expect("its own answer");
+    source.act(Act::NotFound);
+    for gone in [visitor, under_way] {
+        assert!(is_unknown(&manager, gone.worker_id()).await, "it is in no event");
+    }
+    let held = manager.discover_by_worker_id(suspect.worker_id()).await;
+    assert_eq!(held.expect("it is kept for now"), suspect);
 }
 
 async fn without_watches_answers_are_kept_for_as_long_as_they_are_fresh(ctx: Ctx) {

@@ -2,11 +2,15 @@
 //!
 //! The invariant: nobody ever gets, and the table never keeps, an answer whose source call
 //! began before the last event for that key that had been delivered when the caller called.
-//! To that end all writers of a key hold the key's shard lock; an event bumps the shard's
-//! generation and *detaches* running flights, so that their own callers get their answer but
-//! later callers start anew; a flight publishes only if the generation is the one it noted
-//! before it asked; publishing and leaving the map of flights are one step; and an entry is
-//! removed by identity, never by key.
+//! To that end all writers of a key hold the key's shard lock; an event *detaches* the key's
+//! running flights, which takes them out of the map of flights, so that their own callers get
+//! their answer but later callers start anew; a flight publishes only if it is still in the
+//! map; publishing and leaving the map are one step; and an entry is removed by identity, never
+//! by key.
+//!
+//! A "not found" is an entry like others. What concerns every key bumps the shards' generations
+//! instead of looking for them: each counts only in the generation that its flight noted before
+//! it asked.
 //!
 //! There is no I/O, no task and no await here, so a test can walk through every interleaving.
 
@@ -105,9 +109,11 @@ struct Shard {
     flights: HashMap<Question, Flight>,
 }
 
-/// An answer "not found", for as long as no event came.
+/// An answer "not found", for as long as no event came. Of two questions about one key, the one
+/// that was answered last is remembered.
 #[derive(Clone, Copy, Debug)]
 struct Negative {
+    question: Question,
     generation: u64,
     deadline: Instant,
 }
@@ -117,6 +123,7 @@ struct Negative {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plant {
     Nothing,
+    /// Publishes although an event has detached the flight.
     NoGenerationCheck,
     NoDetach,
     RemovalByKey,
@@ -127,7 +134,7 @@ pub(super) enum Plant {
 pub(super) struct Board {
     table: Table,
     shards: Vec<Mutex<Shard>>,
-    negative: moka::sync::Cache<Question, Negative>,
+    negative: moka::sync::Cache<WorkerId, Negative>,
     negative_for: Duration,
     flights: AtomicU64,
     #[cfg(test)]
@@ -173,7 +180,8 @@ impl Board {
         {
             return Joined::Wait(flight.landing.clone());
         }
-        if let Some(negative) = self.negative.get(&question)
+        if let Some(negative) = self.negative.get(&question.key())
+            && negative.question == question
             && negative.generation == shard.generation
             && negative.deadline > Instant::now()
         {
@@ -203,15 +211,16 @@ impl Board {
     #[cfg(test)]
     pub(super) fn land_outside_lock(&self, ticket: &Ticket) -> bool {
         let mut shard = self.shard(ticket.question.key());
+        let may = self.may_publish(&shard, ticket);
         Self::leave(&mut shard, ticket);
-        self.may_publish(&shard, ticket)
+        may
     }
 
     /// Publishes the answer if no event came in between, and hands it to those who wait.
     pub(super) fn land(&self, ticket: Ticket, landing: Landing) {
         let mut shard = self.shard(ticket.question.key());
         if self.may_publish(&shard, &ticket) {
-            self.publish(&shard, &ticket, &landing);
+            self.publish(&ticket, &landing);
         }
         Self::leave(&mut shard, &ticket);
         drop(shard);
@@ -224,18 +233,27 @@ impl Board {
         if self.plant == Plant::NoGenerationCheck {
             return true;
         }
-        shard.generation == ticket.generation
+        Self::flies(shard, ticket)
     }
 
-    fn publish(&self, shard: &Shard, ticket: &Ticket, landing: &Landing) {
+    /// Whether no event has detached this flight.
+    fn flies(shard: &Shard, ticket: &Ticket) -> bool {
+        shard
+            .flights
+            .get(&ticket.question)
+            .is_some_and(|flight| flight.id == ticket.flight)
+    }
+
+    fn publish(&self, ticket: &Ticket, landing: &Landing) {
         match &landing.answer {
             Ok(hit) => self.table.put(hit.peer.clone(), hit.source, ticket.flight),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let deadline = Instant::now() + self.negative_for;
                 self.negative.insert(
-                    ticket.question,
+                    ticket.question.key(),
                     Negative {
-                        generation: shard.generation,
+                        question: ticket.question,
+                        generation: ticket.generation,
                         deadline,
                     },
                 );
@@ -245,11 +263,7 @@ impl Board {
     }
 
     fn leave(shard: &mut Shard, ticket: &Ticket) {
-        if shard
-            .flights
-            .get(&ticket.question)
-            .is_some_and(|flight| flight.id == ticket.flight)
-        {
+        if Self::flies(shard, ticket) {
             shard.flights.remove(&ticket.question);
         }
     }
@@ -296,24 +310,33 @@ impl Board {
         }
     }
 
-    /// A source's watch begins, with these peers: what is known from this source or a later one
-    /// and is not among them is forgotten.
+    /// A source's watch begins or goes on, and confirms these peers: what is known from this
+    /// source or a later one and is not among them is forgotten.
     pub(super) fn begins(&self, source: u16, peers: &[PeerInfo]) {
+        self.detach_all();
+        for identity in self.unconfirmed(source, peers) {
+            self.remove(identity);
+        }
+    }
+
+    fn detach_all(&self) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.generation += 1;
             shard.flights.clear();
         }
+    }
+
+    fn unconfirmed(&self, source: u16, peers: &[PeerInfo]) -> Vec<super::table::Identity> {
         let stand: HashMap<_, _> = peers.iter().map(|peer| (peer.worker_id(), peer)).collect();
         let gone = |peer: &PeerInfo, of| source <= of && stand.get(&peer.worker_id()) != Some(&peer);
-        for identity in self.table.identify_all(gone) {
-            self.remove(identity);
-        }
+        self.table.identify_all(gone)
     }
 
     /// Something happened to a key: what was asked before it must not be published after it.
+    /// What is asked about other keys goes on, or a busy fleet would have no answer kept.
     fn event(&self, shard: &mut Shard, key: WorkerId) {
-        shard.generation += 1;
+        self.negative.invalidate(&key);
         #[cfg(test)]
         if self.plant == Plant::NoDetach {
             return;

@@ -29,6 +29,8 @@ enum Actor {
     Modified,
     /// The old instance is reported.
     Report,
+    /// The watch begins, or goes on after a gap, and confirms nobody: detach, identify, remove.
+    Begins,
     /// Everything under way is given up.
     Shutdown,
     /// Pick an entry, then remove it.
@@ -40,7 +42,7 @@ impl Actor {
     fn steps(self, plant: Plant) -> usize {
         match self {
             Self::Lookup(_) if plant == Plant::PublishOutsideLock => 4,
-            Self::Lookup(_) => 3,
+            Self::Lookup(_) | Self::Begins => 3,
             Self::Evict => 2,
             _ => 1,
         }
@@ -114,6 +116,9 @@ struct World {
     delivered: Delivered,
     callers: Vec<Caller>,
     picked: Option<Option<(super::super::table::Identity, usize)>>,
+    /// When the watch began, and what it is about to remove.
+    begun: usize,
+    unconfirmed: Vec<super::super::table::Identity>,
     broken: Option<String>,
 }
 
@@ -132,6 +137,8 @@ impl World {
             delivered: Delivered::default(),
             callers,
             picked: None,
+            begun: 0,
+            unconfirmed: Vec::new(),
             broken: None,
         }
     }
@@ -159,6 +166,18 @@ impl World {
             }
             (Actor::Added, _) => self.hear(Answer::New),
             (Actor::Modified, _) => self.hear(Answer::Old),
+            (Actor::Begins, 0) => {
+                self.begun = self.time;
+                self.board.detach_all();
+            }
+            (Actor::Begins, 1) => self.unconfirmed = self.board.unconfirmed(0, &[]),
+            (Actor::Begins, _) => {
+                for identity in std::mem::take(&mut self.unconfirmed) {
+                    self.board.remove(identity);
+                }
+                // What was asked for since it began is newer than what it tells.
+                self.delivered.event = self.delivered.event.max(self.begun);
+            }
             (Actor::Shutdown, _) => {
                 for caller in &mut self.callers {
                     caller
@@ -365,6 +384,7 @@ fn casts() -> Vec<Vec<Actor>> {
             casts.push(vec![first, Actor::Evict, Actor::Report]);
             casts.push(vec![first, second, Actor::Report, Actor::Report]);
             casts.push(vec![first, second, Actor::Shutdown]);
+            casts.push(vec![first, second, Actor::Begins]);
             for event in EVENTS {
                 casts.push(vec![first, second, event]);
                 casts.push(vec![first, second, event, Actor::Report]);
@@ -373,6 +393,7 @@ fn casts() -> Vec<Vec<Actor>> {
         let (lookup, next) = (Actor::Lookup(first), Actor::Lookup(Answer::New));
         for event in EVENTS {
             casts.push(vec![lookup, next, event, Actor::Shutdown]);
+            casts.push(vec![lookup, event, Actor::Begins, Actor::Report]);
             for later in EVENTS {
                 casts.push(vec![lookup, next, event, later]);
             }
@@ -478,6 +499,39 @@ fn an_event_replaces_what_is_known_from_its_own_source_or_a_later_one() {
         board.left(event_of, key());
         assert_eq!(board.table().hit(key()).is_none(), replaced);
     }
+}
+
+/// A peer whose key is in the same shard.
+fn neighbour() -> PeerInfo {
+    let same_shard = |id: &InstanceId| {
+        id.worker_id() != key() && (id.worker_id().as_u64() ^ key().as_u64()) >> 32 & 63 == 0
+    };
+    let other = std::iter::repeat_with(InstanceId::new_v4)
+        .find(same_shard)
+        .unwrap();
+    PeerInfo::new(other, WorkerAddress::from_bytes("x"))
+}
+
+#[test]
+fn an_event_of_one_peer_keeps_no_answer_about_another_from_being_kept() {
+    let (board, other) = (board(), neighbour());
+    let ticket = lead(&board);
+    board.heard(0, other.clone());
+    board.left(0, other.worker_id());
+    board.land(ticket, hit(0, Answer::Old));
+    assert!(board.table().hit(key()).is_some());
+}
+
+#[test]
+fn an_event_of_one_peer_clears_no_not_found_of_another() {
+    let (board, other) = (board(), neighbour());
+    let ticket = lead(&board);
+    board.heard(0, other.clone());
+    board.land(ticket, landing(Answer::NotFound, 0));
+    board.left(0, other.worker_id());
+    assert!(matches!(board.join(Question::Worker(key())), Joined::NotFound));
+    board.begins(3, &[]);
+    assert!(matches!(board.join(Question::Worker(key())), Joined::Lead(..)));
 }
 
 #[test]

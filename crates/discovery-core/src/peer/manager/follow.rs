@@ -3,7 +3,10 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::consume_budget,
+    time::{Instant, sleep, timeout},
+};
 
 use super::Shared;
 use crate::{
@@ -41,15 +44,21 @@ async fn one(shared: &Shared, source: u16, watch: &dyn PeerWatch, backoff: &mut 
         Ok(Err(error)) => return error,
         Err(_) => return DiscoveryError::new(ErrorKind::Timeout, "the watch was not established in time"),
     };
+    let since = Instant::now();
     while let Some(event) = events.next().await {
-        backoff.reset();
         match event {
             PeerEvent::Snapshot(peers) => shared.board.begins(source, &peers),
             PeerEvent::Added(peer) | PeerEvent::Modified { peer, .. } => shared.board.heard(source, peer),
             PeerEvent::Removed { peer, .. } => shared.board.left(source, peer.worker_id()),
             // What is known expires by itself while nothing is heard.
-            PeerEvent::Interrupted(_) | PeerEvent::Resynced { .. } => {}
+            PeerEvent::Interrupted(_) => {}
+            // Who came and left while nothing was heard was perhaps looked up, but is in no
+            // event: only what the source keeps for now is not asked for again.
+            PeerEvent::Resynced { suspects } => shared.board.begins(source, &suspects),
         }
+        // A stream that always has something to tell must not keep others from running.
+        consume_budget().await;
     }
+    backoff.lasted(since.elapsed());
     DiscoveryError::new(ErrorKind::Unavailable, "the watch ended")
 }

@@ -90,6 +90,10 @@ enum Watching {
     Ends(Arc<AtomicU32>),
     /// Panics after the snapshot; how often it was asked for.
     PanicsLater(Arc<AtomicU32>),
+    /// Ends after the snapshot; how often it was asked for.
+    EndsLater(Arc<AtomicU32>),
+    /// Tells something all the time.
+    Chatters,
 }
 
 #[async_trait]
@@ -102,6 +106,15 @@ impl PeerWatch for Watching {
         let count = match self {
             Self::Panics => panic!("as told"),
             Self::Hangs => pending().await,
+            Self::Chatters => {
+                let event = PeerEvent::Added(peer());
+                return Ok(Box::pin(futures_util::stream::repeat(event)));
+            }
+            Self::EndsLater(count) => {
+                count.fetch_add(1, Ordering::Relaxed);
+                let snapshot = PeerEvent::Snapshot(Vec::new());
+                return Ok(Box::pin(futures_util::stream::iter([snapshot])));
+            }
             Self::Ends(count) | Self::PanicsLater(count) => count,
         };
         count.fetch_add(1, Ordering::Relaxed);
@@ -122,7 +135,7 @@ async fn manager() -> PeerDiscoveryManager {
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_breaks_at_once_is_tried_again_and_not_all_the_time() {
     let manager = manager().await;
-    for breaks in [Watching::Ends, Watching::PanicsLater] {
+    for breaks in [Watching::Ends, Watching::PanicsLater, Watching::EndsLater] {
         let count = Arc::<AtomicU32>::default();
         let follow = follow::follow(manager.shared.clone(), 0, Arc::new(breaks(count.clone())));
         let _ = tokio::time::timeout(Duration::from_secs(60), follow).await;
@@ -140,6 +153,23 @@ async fn a_watch_that_panics_or_hangs_disturbs_neither_lookups_nor_the_shutdown(
         assert!(manager.discover_by_worker_id(peer().worker_id()).await.is_err());
         manager.shutdown(Duration::from_secs(1)).await.unwrap();
     }
+}
+
+#[test]
+fn a_watch_that_never_pauses_lets_others_run() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async {
+            let manager = manager().await;
+            let follow = follow::follow(manager.shared.clone(), 0, Arc::new(Watching::Chatters));
+            let following = tokio::spawn(follow);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            following.abort();
+        });
+        done.send(()).unwrap();
+    });
+    finished.recv_timeout(Duration::from_secs(10)).unwrap();
 }
 
 #[tokio::test]
