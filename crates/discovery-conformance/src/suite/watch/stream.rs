@@ -5,7 +5,7 @@ use std::time::Duration;
 use discovery_core::{
     ErrorKind, PeerInfo, WorkerAddress,
     limit::{CALL_DEADLINE, CONNECT_DEADLINE},
-    peer::{PeerEvent, RemovalReason},
+    peer::{PeerDiscovery, PeerEvent, RemovalReason},
     store::{Expect, Record, Write, Writer},
 };
 use futures_util::{FutureExt, StreamExt};
@@ -257,7 +257,7 @@ async fn restarts_leave_nothing_behind(ctx: Ctx) {
         let came = peer();
         let registration = register(&*system, &came).await.expect("registered");
         watcher
-            .comes_to(ctx.recovery(), std::slice::from_ref(&came))
+            .comes_to(Duration::from_secs(10), std::slice::from_ref(&came))
             .await;
         registration.unregister().await.expect("unregistered");
         watcher.comes_to(ctx.propagation(), &[]).await;
@@ -266,11 +266,12 @@ async fn restarts_leave_nothing_behind(ctx: Ctx) {
             ctx.backend.connections(),
         )
     };
-    restart(&ctx, &watcher).await;
+    restart(&ctx, &*peers).await;
     let (tasks, connections) = settled().await;
     for _ in 0..50 {
-        restart(&ctx, &watcher).await;
+        restart(&ctx, &*peers).await;
     }
+    assert!(watcher.interruptions() > 0);
     let limit = Instant::now() + Duration::from_secs(10);
     loop {
         let (tasks_now, connections_now) = settled().await;
@@ -284,11 +285,10 @@ async fn restarts_leave_nothing_behind(ctx: Ctx) {
     }
 }
 
-/// Restarts the server, and waits until the watch has noticed and gone on.
-async fn restart(ctx: &Ctx, watcher: &Watcher) {
-    let resyncs = watcher.resyncs();
+/// Restarts the server under a watch that stands, and one that is perhaps waiting to try again.
+async fn restart(ctx: &Ctx, peers: &dyn PeerDiscovery) {
+    let standing = Watcher::start(peers).await;
     ctx.fault(Fault::Cut).await;
-    eventually(ctx.recovery(), || async { watcher.interruptions() > resyncs }).await;
+    eventually(ctx.recovery(), || async { standing.interruptions() == 1 }).await;
     ctx.fault(Fault::Heal).await;
-    eventually(Duration::from_secs(10), || async { watcher.resyncs() > resyncs }).await;
 }
