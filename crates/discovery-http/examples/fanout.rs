@@ -1,14 +1,17 @@
-//! Measures how one service tells many watchers of many peers that change.
+//! Measures how one service tells many watchers of many peers that come and go.
 //!
 //! ```sh
 //! cargo run --release -p discovery-http --features server --example fanout -- [WATCHERS [PEERS [CHANGES_PER_SECOND]]]
 //! ```
 //!
-//! The service is a process of its own; all watchers share another one with the peers.
+//! The service is a process of its own, which is also killed and started again; all watchers
+//! share another process with whoever writes the peers. Each watcher folds what it is told into
+//! a view of its own; it has converged when that view is exactly what was written.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     process::Stdio,
     sync::{
         Arc,
@@ -17,39 +20,40 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use discovery_core::{
-    Cluster, DiscoveryError,
-    store::{Change, Expect, Record, RecordKey, RecordStore, Session, Write, Writer, Written},
+    Cluster, DiscoveryError, DiscoverySystem, InstanceId, PeerInfo, WorkerAddress, WorkerId,
+    peer::{PeerEvent, PeerWatch},
+    store::{Expect, Record, RecordStore, Removal, Removed, Session, Write, Writer, Written},
 };
 use discovery_http::{
-    HttpConfig, HttpStore,
+    HttpConfig, HttpSystem,
     server::{Server, ServerConfig},
 };
 use discovery_memory::MemoryStore;
+use discovery_records::peer::{encode, peer_key};
 use futures_util::StreamExt;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     runtime::Handle,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
+/// Tells this binary that it is the service, and where to listen.
 const SERVE: &str = "DISCOVERY_HTTP_FANOUT_SERVER";
 const SECOND: Duration = Duration::from_secs(1);
-/// For how many seconds peers change one by one; longer if the machine cannot keep up.
+/// How long peers come and go.
 const CHURN: u64 = 20;
-/// An address and what else an envelope holds come to about this.
-const BODY_BYTES: usize = 200;
+/// How long anything may take at most.
+const LIMIT: Duration = Duration::from_secs(120);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    if std::env::var_os(SERVE).is_some() {
-        return serve().await;
+    if let Ok(listen) = std::env::var(SERVE) {
+        return serve(&listen).await;
     }
     let numbers: Vec<usize> = std::env::args()
         .skip(1)
@@ -60,10 +64,12 @@ async fn main() -> Result<(), Failure> {
 }
 
 /// Serves until its input ends.
-async fn serve() -> Result<(), Failure> {
+async fn serve(listen: &str) -> Result<(), Failure> {
     let (store, _pauses) = MemoryStore::forgiving_pauses(&Handle::current());
     let config = ServerConfig {
-        listen: "127.0.0.1:0".parse()?,
+        listen: listen.parse()?,
+        warm_up: Duration::ZERO,
+        forgetful: true,
         ..ServerConfig::default()
     };
     let server = Server::start(config, Arc::new(store)).await?;
@@ -73,34 +79,117 @@ async fn serve() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn start() -> Result<(Child, String), Failure> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .env(SERVE, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let output = child.stdout.take().ok_or("no output")?;
-    let address = BufReader::new(output).lines().next_line().await?;
-    Ok((child, address.ok_or("the service did not start")?))
+/// The service, as a process.
+struct Service {
+    child: Child,
+    address: String,
 }
 
-/// What the watchers saw.
+impl Service {
+    async fn start(listen: &str) -> Result<Self, Failure> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .env(SERVE, listen)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = child.stdout.take().ok_or("no output")?;
+        let address = BufReader::new(output).lines().next_line().await?;
+        let address = address.ok_or("the service did not start")?;
+        Ok(Self { child, address })
+    }
+
+    fn usage(&self) -> Result<Usage, Failure> {
+        Usage::of(self.child.id().ok_or("no service")?)
+    }
+}
+
+/// What a process takes.
+struct Usage {
+    resident_mib: u64,
+    processor_seconds: f64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Result<Self, Failure> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: u64 = resident
+            .ok_or("no VmRSS")?
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: f64 = times.skip(11).take(2).flat_map(str::parse::<f64>).sum();
+        Ok(Self {
+            resident_mib: kib / 1_024,
+            processor_seconds: ticks / 100.0,
+        })
+    }
+}
+
+/// What the watchers have come to.
 struct Seen {
     start: Instant,
-    /// How many records each of them must have in the newest round.
-    peers: usize,
-    resets: AtomicUsize,
-    puts: AtomicU64,
-    /// Watchers that have everything of a round.
-    complete: [AtomicUsize; 3],
-    /// From write to news: each counter is for delays an eighth of an octave longer.
+    /// Of each watcher's view; see [`digest`].
+    views: Vec<AtomicU64>,
+    /// Of what was written.
+    written: AtomicU64,
+    events: AtomicU64,
+    interruptions: AtomicUsize,
+    /// Microseconds from write to news, eight buckets per power of two.
     delays: Vec<AtomicU64>,
 }
 
+/// One peer's part in the digest of a view: the digest is the sum over all, so that order does
+/// not matter.
+fn digest(peer: &PeerInfo) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    peer.hash(&mut hasher);
+    hasher.finish() | 1
+}
+
 impl Seen {
-    fn delay(&self, micros: u64) {
-        let bucket = ((micros.max(1) as f64).log2() * 8.0) as usize;
+    fn new(watchers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            start: Instant::now(),
+            views: (0..watchers).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            written: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            interruptions: AtomicUsize::new(0),
+            delays: (0..320).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// How many watchers' views are what was written.
+    fn converged(&self) -> usize {
+        let written = self.written.load(Ordering::Relaxed);
+        let same = |view: &&AtomicU64| view.load(Ordering::Relaxed) == written;
+        self.views.iter().filter(same).count()
+    }
+
+    async fn converge(&self, what: &str) -> Result<Duration, Failure> {
+        let begun = Instant::now();
+        while self.converged() < self.views.len() {
+            if begun.elapsed() > LIMIT {
+                let (converged, all) = (self.converged(), self.views.len());
+                return Err(format!("{what}: only {converged} of {all} within {LIMIT:?}").into());
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Notes how old this news is; its address says when it was written.
+    fn news(&self, peer: &PeerInfo) {
+        let written = peer
+            .address()
+            .to_str()
+            .and_then(|text| text.rsplit('/').next()?.parse().ok());
+        let now = self.start.elapsed().as_micros() as u64;
+        let micros = now.saturating_sub(written.unwrap_or(now)).max(1);
+        let bucket = ((micros as f64).log2() * 8.0) as usize;
         self.delays[bucket.min(self.delays.len() - 1)].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -119,250 +208,174 @@ impl Seen {
         });
         ((bucket.unwrap_or_default() + 1) as f64 / 8.0).exp2() / 1_000.0
     }
+}
 
-    fn reset_delays(&self) {
-        for count in &self.delays {
-            count.store(0, Ordering::Relaxed);
+/// Folds what one watch tells.
+async fn watch(watch: Arc<dyn PeerWatch>, which: usize, seen: Arc<Seen>) -> Result<(), DiscoveryError> {
+    let mut events = watch.watch_peers().await?;
+    let mut view = 0_u64;
+    while let Some(event) = events.next().await {
+        match event {
+            PeerEvent::Snapshot(peers) => {
+                view = peers.iter().map(digest).fold(0, u64::wrapping_add);
+            }
+            PeerEvent::Added(peer) => {
+                seen.news(&peer);
+                view = view.wrapping_add(digest(&peer));
+            }
+            PeerEvent::Modified { previous, peer } => {
+                view = view.wrapping_sub(digest(&previous)).wrapping_add(digest(&peer));
+            }
+            PeerEvent::Removed { peer, .. } => view = view.wrapping_sub(digest(&peer)),
+            PeerEvent::Interrupted(_) => drop(seen.interruptions.fetch_add(1, Ordering::Relaxed)),
+            _ => {}
         }
-    }
-}
-
-fn prefix() -> Result<RecordKey, DiscoveryError> {
-    RecordKey::try_new(&Cluster::default(), "peers", &[])
-}
-
-/// Round, time of writing, and what else there is.
-fn body(round: u64, start: Instant) -> Bytes {
-    let mut body = format!("{round} {} ", start.elapsed().as_micros());
-    body.extend(std::iter::repeat_n('x', BODY_BYTES - body.len()));
-    body.into()
-}
-
-async fn watch(store: HttpStore, seen: Arc<Seen>) -> Result<(), DiscoveryError> {
-    let mut changes = store.watch(&prefix()?, None).await?;
-    let mut rounds: HashMap<RecordKey, u64> = HashMap::new();
-    let mut counts = [0; 3];
-    while let Some(change) = changes.next().await {
-        let records: Vec<Record> = match change? {
-            Change::Reset { records, .. } => {
-                seen.resets.fetch_add(1, Ordering::Relaxed);
-                rounds.clear();
-                counts = [0; 3];
-                records.to_vec()
-            }
-            Change::Put(record) => {
-                seen.puts.fetch_add(1, Ordering::Relaxed);
-                vec![record]
-            }
-            _ => continue,
-        };
-        let now = seen.start.elapsed().as_micros() as u64;
-        let news = records.len() == 1;
-        for record in records {
-            let text = String::from_utf8_lossy(&record.body);
-            let mut words = text.split(' ').map_while(|word| word.parse::<u64>().ok());
-            let (Some(round), Some(written)) = (words.next(), words.next()) else {
-                continue;
-            };
-            if news {
-                seen.delay(now.saturating_sub(written));
-            }
-            let before = rounds.insert(record.key, round);
-            if before != Some(round)
-                && let Some(count) = counts.get_mut(round as usize)
-            {
-                *count += 1;
-                if *count == seen.peers {
-                    seen.complete[round as usize].fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
+        seen.events.fetch_add(1, Ordering::Relaxed);
+        seen.views[which].store(view, Ordering::Relaxed);
     }
     Ok(())
 }
 
-/// Counts the bytes of one watch as they come.
-async fn count_bytes(address: String, bytes: Arc<AtomicU64>) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = b"GET /v1/clusters/default/watch/peers HTTP/1.1\r\nhost: h\r\n\r\n";
-    stream.write_all(request).await?;
-    let mut piece = vec![0; 65_536];
-    loop {
-        let length = stream.read(&mut piece).await?;
-        bytes.fetch_add(length as u64, Ordering::Relaxed);
-        if length == 0 {
-            return Ok(());
+/// Whoever writes the peers, without a registration for each: that would measure something else.
+struct Fleet {
+    store: Arc<dyn RecordStore>,
+    session: Session,
+    standing: BTreeMap<WorkerId, (PeerInfo, Record)>,
+    seen: Arc<Seen>,
+}
+
+impl Fleet {
+    async fn start(store: Arc<dyn RecordStore>, seen: Arc<Seen>) -> Result<Self, Failure> {
+        Ok(Self {
+            session: store.open(600 * SECOND).await?,
+            store,
+            standing: BTreeMap::new(),
+            seen,
+        })
+    }
+
+    fn newcomers(&self, count: usize) -> Vec<PeerInfo> {
+        let newcomer = |_| {
+            let address = format!("tcp://10.0.0.1:5555/{}", self.seen.start.elapsed().as_micros());
+            PeerInfo::new(InstanceId::new_v4(), WorkerAddress::from_bytes(address))
+        };
+        (0..count).map(newcomer).collect()
+    }
+
+    async fn come(&mut self, peers: Vec<PeerInfo>) -> Result<(), Failure> {
+        for peers in peers.chunks(500) {
+            let mut items = Vec::with_capacity(peers.len());
+            for peer in peers {
+                items.push(Write {
+                    key: peer_key(&Cluster::default(), peer.worker_id()),
+                    body: encode(peer)?,
+                    writer: Writer::random(),
+                    expect: Expect::Absent,
+                });
+            }
+            let written = self.store.write(&self.session, &items).await;
+            for (peer, written) in peers.iter().zip(written) {
+                let Written::Done(record) = written? else {
+                    return Err("a conflict".into());
+                };
+                self.seen.written.fetch_add(digest(peer), Ordering::Relaxed);
+                self.standing.insert(peer.worker_id(), (peer.clone(), record));
+            }
         }
+        Ok(())
     }
-}
 
-/// Registers or changes peers.
-async fn write(store: &HttpStore, session: &Session, items: Vec<Write>) -> Result<Vec<Record>, Failure> {
-    let answers = store.write(session, &items).await.into_iter();
-    let records = answers.map(|answer| match answer? {
-        Written::Done(record) => Ok(record),
-        Written::Conflict(_) => Err("a conflict".into()),
-    });
-    records.collect()
-}
-
-fn replace(record: &Record, round: u64, start: Instant) -> Write {
-    Write {
-        key: record.key.clone(),
-        body: body(round, start),
-        writer: record.writer,
-        expect: Expect::Version(record.version.clone()),
-    }
-}
-
-/// Resident memory in MiB, and processor time in seconds.
-fn usage(pid: u32) -> Result<(u64, f64), Failure> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 = rss.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: f64 = times.skip(11).take(2).flat_map(str::parse::<f64>).sum();
-    Ok((kib / 1_024, ticks / 100.0))
-}
-
-async fn until(limit: Duration, what: &str, mut done: impl FnMut() -> bool) -> Result<Duration, Failure> {
-    let start = Instant::now();
-    while !done() {
-        if start.elapsed() > limit {
-            return Err(format!("{what}: not within {limit:?}").into());
+    async fn go(&mut self, count: usize) -> Result<(), Failure> {
+        for _ in 0..count {
+            let Some((_, (peer, record))) = self.standing.pop_first() else {
+                return Ok(());
+            };
+            let removal = Removal {
+                key: record.key,
+                writer: record.writer,
+                expect: Expect::Version(record.version),
+            };
+            match self.store.remove(&self.session, &removal).await? {
+                Removed::Done => drop(self.seen.written.fetch_sub(digest(&peer), Ordering::Relaxed)),
+                Removed::Conflict(_) => return Err("a conflict".into()),
+            }
         }
-        sleep(Duration::from_millis(2)).await;
+        Ok(())
     }
-    Ok(start.elapsed())
+
+    /// Writes everybody again, as registrars do after the service has lost its memory.
+    async fn again(&mut self) -> Result<(), Failure> {
+        self.session = self.store.open(600 * SECOND).await?;
+        self.seen.written.store(0, Ordering::Relaxed);
+        let peers = std::mem::take(&mut self.standing).into_values();
+        self.come(peers.map(|(peer, _)| peer).collect()).await
+    }
 }
 
 async fn measure(watchers: usize, peers: usize, rate: usize) -> Result<(), Failure> {
-    let (child, address) = start().await?;
-    let pid = child.id().ok_or("no service")?;
-    let config = HttpConfig::try_new(&format!("http://{address}"))?.with_timeout(60 * SECOND);
-    let store = HttpStore::try_new(&config)?;
-    let session = store.open(600 * SECOND).await?;
-    let seen = Arc::new(Seen {
-        start: Instant::now(),
-        peers,
-        resets: AtomicUsize::new(0),
-        puts: AtomicU64::new(0),
-        complete: Default::default(),
-        delays: (0..320).map(|_| AtomicU64::new(0)).collect(),
-    });
-    println!(
-        "{watchers} watchers, {peers} peers, service alone: {} MiB",
-        usage(pid)?.0
-    );
+    let mut service = Service::start("127.0.0.1:0").await?;
+    let config = HttpConfig::try_new(&format!("http://{}", service.address))?.with_timeout(60 * SECOND);
+    let system = HttpSystem::connect(config).await?;
+    let seen = Seen::new(watchers);
+    let mut fleet = Fleet::start(system.records().ok_or("no records")?, seen.clone()).await?;
+    println!("{watchers} watchers, {peers} peers; {}", report(&service)?);
 
-    let mut items = Vec::new();
-    for number in 0..peers {
-        items.push(Write {
-            key: prefix()?.child(&format!("{number:016x}"))?,
-            body: body(0, seen.start),
-            writer: Writer::random(),
-            expect: Expect::Absent,
-        });
-    }
-    let mut records = write(&store, &session, items).await?;
-
+    fleet.come(fleet.newcomers(peers)).await?;
+    let watching = system
+        .peer_discovery()
+        .and_then(|peers| peers.watch())
+        .ok_or("no watch")?;
     let mut tasks = JoinSet::new();
-    for _ in 0..watchers {
-        let (store, seen) = (store.clone(), seen.clone());
-        tasks.spawn(async move {
-            if let Err(error) = watch(store, seen).await {
-                eprintln!("a watch ended: {error}");
-            }
-        });
+    for which in 0..watchers {
+        tasks.spawn(watch(watching.clone(), which, seen.clone()));
     }
-    let took = until(120 * SECOND, "first snapshots", || {
-        seen.resets.load(Ordering::Relaxed) >= watchers
-    })
-    .await?;
-    report(
-        pid,
-        &format!("all connect at once; everybody has all peers after {took:?}"),
-    )?;
-
-    let bytes = Arc::new(AtomicU64::new(0));
-    let counting = bytes.clone();
-    tasks.spawn(async move {
-        let _ = count_bytes(address, counting).await;
-    });
-    sleep(SECOND).await;
-    let (before, cpu, puts) = (
-        bytes.load(Ordering::Relaxed),
-        usage(pid)?.1,
-        seen.puts.load(Ordering::Relaxed),
+    let took = seen.converge("connecting").await?;
+    println!(
+        "all connect at once: every view has converged after {took:.2?}; {}",
+        report(&service)?
     );
+
+    let (events, before) = (seen.events.load(Ordering::Relaxed), service.usage()?);
     let mut ticks = interval(SECOND / 20);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let each = (rate / 20).max(1);
-    let mut next = 0;
-    let start = Instant::now();
+    let each = (rate / 40).max(1);
     for _ in 0..20 * CHURN {
         ticks.tick().await;
-        let chosen: Vec<usize> = (0..each).map(|offset| (next + offset) % peers).collect();
-        next += each;
-        let items = chosen
-            .iter()
-            .map(|index| replace(&records[*index], 1, seen.start))
-            .collect();
-        for (index, record) in chosen.iter().zip(write(&store, &session, items).await?) {
-            records[*index] = record;
-        }
+        fleet.go(each).await?;
+        fleet.come(fleet.newcomers(each)).await?;
     }
-    let (changes, took) = (each as u64 * 20 * CHURN, start.elapsed());
-    let wanted = puts + changes * watchers as u64;
-    let late = until(60 * SECOND, "churn", || {
-        seen.puts.load(Ordering::Relaxed) >= wanted
-    })
-    .await?;
-    let told = bytes.load(Ordering::Relaxed) - before;
+    let took = seen.converge("churning").await?;
+    let processor = service.usage()?.processor_seconds - before.processor_seconds;
     println!(
-        "{changes} changes in {took:.1?}, one after the other: written as text once each, {told} bytes; \
-         told {} times, {} MiB",
-        changes * watchers as u64,
-        told * watchers as u64 / 1_048_576,
-    );
-    println!(
-        "  from write to news: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms; the last {late:?} after the end",
+        "{} peers come and as many go in {CHURN} s: {} events told; every view has converged {took:.2?} after \
+         the last of them; from write to news p50 {:.1} ms, p99 {:.1} ms; service {processor:.1} s of \
+         processor time; {}",
+        each as u64 * 20 * CHURN,
+        seen.events.load(Ordering::Relaxed) - events,
         seen.percentile(0.5),
         seen.percentile(0.99),
-        seen.percentile(0.999),
+        report(&service)?,
     );
-    println!("  service: {:.1} s of processor time", usage(pid)?.1 - cpu);
-    report(pid, "while they change")?;
 
-    seen.reset_delays();
-    let cpu = usage(pid)?.1;
-    let start = Instant::now();
-    let items = records
-        .iter()
-        .map(|record| replace(record, 2, seen.start))
-        .collect();
-    write(&store, &session, items).await?;
-    until(120 * SECOND, "burst", || {
-        seen.complete[2].load(Ordering::Relaxed) >= watchers
-    })
-    .await?;
+    let address = service.address.clone();
+    service.child.kill().await?;
+    service = Service::start(&address).await?;
+    fleet.again().await?;
+    let took = seen.converge("restarting").await?;
     println!(
-        "all peers change at once: everybody knows after {:?}; service {:.1} s of processor time; p50 {:.1} ms",
-        start.elapsed(),
-        usage(pid)?.1 - cpu,
-        seen.percentile(0.5),
+        "service killed, started again, all peers written again: every view has converged after {took:.2?}, \
+         {} interruptions told; {}",
+        seen.interruptions.load(Ordering::Relaxed),
+        report(&service)?,
     );
-    report(
-        pid,
-        &format!("{} resets in all", seen.resets.load(Ordering::Relaxed)),
-    )?;
     tasks.shutdown().await;
     Ok(())
 }
 
-fn report(pid: u32, what: &str) -> Result<(), Failure> {
-    let (service, watchers) = (usage(pid)?.0, usage(std::process::id())?.0);
-    println!("{what}: service {service} MiB, watchers {watchers} MiB");
-    Ok(())
+fn report(service: &Service) -> Result<String, Failure> {
+    let (service, watchers) = (service.usage()?, Usage::of(std::process::id())?);
+    Ok(format!(
+        "service {} MiB, watchers {} MiB",
+        service.resident_mib, watchers.resident_mib
+    ))
 }
