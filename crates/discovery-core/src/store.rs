@@ -409,8 +409,9 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     /// everything that happened after that position begins with it instead, and says with a
     /// [`Change::Progress`] when it has told what there was.
     ///
-    /// Changes of one key come in their order; several may come as the last one of them. A
-    /// renewal is no change. A reader who is too slow gets a [`Change::Reset`]; nothing is
+    /// Changes of one key come in their order; several may come as the last one of them, and
+    /// what came and left within [`Bounds::propagation`](crate::Bounds::propagation) may not come
+    /// at all. A renewal is no change. A reader who is too slow gets a [`Change::Reset`]; nothing is
     /// left out silently, and what waits for a reader is bounded. A connection that is lost, or
     /// silent for longer than [`Bounds::watch_silence`](crate::Bounds::watch_silence), ends the
     /// stream with an error: whoever wants to go on watches again from the position that it
