@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 /// How often a lock that somebody else holds is tried.
-const TRY_EVERY: Duration = Duration::from_millis(1);
+const TRY_EVERY: Duration = Duration::from_micros(200);
 /// The longest name of a file or folder; file systems have 255 bytes.
 const NAME_BYTES: usize = 200;
 
@@ -28,17 +28,13 @@ impl Lock {
     /// Waits for the lock. Tried again and again, because a thread that waits within the
     /// operating system cannot give up at its deadline.
     pub(crate) fn take(root: &Path, until: Instant) -> Result<Self, DiscoveryError> {
-        let path = root.join("lock");
+        let mut lock = Self::open(root)?;
         loop {
-            let open = OpenOptions::new().create(true).append(true).open(&path);
-            let lock = Self {
-                file: open.map_err(failed)?,
-                path: path.clone(),
-            };
             match lock.file.try_lock() {
                 // Not on what somebody has removed, where it would keep nobody out.
                 Ok(()) if lock.stands().is_ok() => return Ok(lock),
-                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Ok(()) => lock = Self::open(root)?,
+                Err(TryLockError::WouldBlock) => thread::sleep(TRY_EVERY),
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             if Instant::now() >= until {
@@ -47,8 +43,14 @@ impl Lock {
                         .with_retry(Retry::Safe { after: None }),
                 );
             }
-            thread::sleep(TRY_EVERY);
         }
+    }
+
+    fn open(root: &Path) -> Result<Self, DiscoveryError> {
+        let path = root.join("lock");
+        let open = OpenOptions::new().create(true).append(true).open(&path);
+        let file = open.map_err(failed)?;
+        Ok(Self { file, path })
     }
 
     /// Checks that the folder is still where it was: what is missing in a folder that was

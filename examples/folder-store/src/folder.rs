@@ -15,6 +15,7 @@ use std::{
     fs, io,
     ops::Bound,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -96,7 +97,8 @@ pub(crate) struct Folder {
     root: PathBuf,
     lock: Lock,
     now_ms: u64,
-    leases: HashMap<String, Option<Lease>>,
+    /// What was read already: thousands of records may hang on one session.
+    leases: HashMap<String, Option<Arc<Lease>>>,
     changed: bool,
 }
 
@@ -132,7 +134,7 @@ impl Folder {
             keys: BTreeSet::new(),
             fences: BTreeSet::new(),
         };
-        self.put_lease(id, lease)
+        self.put_lease(id, lease).map(drop)
     }
 
     pub(crate) fn write(
@@ -140,11 +142,11 @@ impl Folder {
         session: &str,
         items: &[Write],
     ) -> Result<Vec<Result<Written, DiscoveryError>>, DiscoveryError> {
-        let mut lease = self.lease(session)?.ok_or_else(ended)?;
+        let mut lease = self.living(session)?;
         // Before the records: none may hang on a session that does not know of it.
         let keys = items.iter().map(|item| item.key.to_string());
         lease.keys.extend(keys);
-        self.put_lease(session, lease.clone())?;
+        let lease = self.put_lease(session, lease)?;
         let answers = items.iter().map(|item| self.write_one(session, &lease, item));
         Ok(answers.collect())
     }
@@ -177,9 +179,9 @@ impl Folder {
     }
 
     pub(crate) fn renew(&mut self, session: &str, held: &[Held]) -> Result<Renewal, DiscoveryError> {
-        let mut lease = self.lease(session)?.ok_or_else(ended)?;
+        let mut lease = self.living(session)?;
         lease.ends_ms = self.now_ms + lease.ttl_ms;
-        self.put_lease(session, lease.clone())?;
+        let ttl = Duration::from_millis(lease.ttl_ms);
         let kept = held
             .iter()
             .map(|held| self.kept(session, held).unwrap_or_else(Kept::Unknown))
@@ -191,17 +193,13 @@ impl Folder {
                 unwanted.push(stored.record(&key));
             }
         }
+        // What else it knew of does not hang on it any more.
         asked.extend(unwanted.iter().map(|record| record.key.to_string()));
-        if lease.keys != asked {
-            lease.keys = asked;
-            self.put_lease(session, lease.clone())?;
-        }
-        let session = Session {
-            id: Bytes::from(session.to_owned()),
-            ttl: Duration::from_millis(lease.ttl_ms),
-        };
+        lease.keys = asked;
+        self.put_lease(session, lease)?;
+        let id = session.to_owned().into();
         Ok(Renewal {
-            session,
+            session: Session { id, ttl },
             kept,
             unwanted,
         })
@@ -219,7 +217,7 @@ impl Folder {
     }
 
     pub(crate) fn remove(&mut self, session: &str, removal: &Removal) -> Result<Removed, DiscoveryError> {
-        let mut lease = self.lease(session)?.ok_or_else(ended)?;
+        let mut lease = self.living(session)?;
         let standing = self.get(&removal.key)?;
         if let Expect::Version(_) = removal.expect {
             if standing.is_none() || !as_expected(standing.as_ref(), &removal.expect) {
@@ -328,12 +326,17 @@ impl Folder {
         self.advance().map(|_| None)
     }
 
+    /// A session to change.
+    fn living(&mut self, id: &str) -> Result<Lease, DiscoveryError> {
+        self.lease(id)?.map(Arc::unwrap_or_clone).ok_or_else(ended)
+    }
+
     /// A session that has not ended; ends one whose time has come.
-    fn lease(&mut self, id: &str) -> Result<Option<Lease>, DiscoveryError> {
+    fn lease(&mut self, id: &str) -> Result<Option<Arc<Lease>>, DiscoveryError> {
         if let Some(known) = self.leases.get(id) {
             return Ok(known.clone());
         }
-        let read = files::read::<Lease>(&self.lease_path(id)?)?;
+        let read = files::read::<Lease>(&self.lease_path(id)?)?.map(Arc::new);
         self.leases.insert(id.to_owned(), read.clone());
         match read {
             Some(lease) if lease.ends_ms <= self.now_ms => self.end(id, &lease).map(|()| None),
@@ -393,10 +396,11 @@ impl Folder {
         Ok(Position { generation, seq })
     }
 
-    fn put_lease(&mut self, id: &str, lease: Lease) -> Result<(), DiscoveryError> {
+    fn put_lease(&mut self, id: &str, lease: Lease) -> Result<Arc<Lease>, DiscoveryError> {
         self.put(&self.lease_path(id)?, &lease)?;
-        self.leases.insert(id.to_owned(), Some(lease));
-        Ok(())
+        let lease = Arc::new(lease);
+        self.leases.insert(id.to_owned(), Some(lease.clone()));
+        Ok(lease)
     }
 
     fn put(&mut self, path: &Path, value: &impl Serialize) -> Result<(), DiscoveryError> {
