@@ -130,7 +130,7 @@ impl Folder {
         let ttl_ms = millis(limit::ttl(ttl)?);
         let lease = Lease {
             ttl_ms,
-            ends_ms: self.now_ms + ttl_ms,
+            ends_ms: self.end_of(ttl_ms),
             keys: BTreeSet::new(),
             fences: BTreeSet::new(),
         };
@@ -147,11 +147,22 @@ impl Folder {
         let keys = items.iter().map(|item| item.key.to_string());
         lease.keys.extend(keys);
         let lease = self.put_lease(session, lease)?;
-        let answers = items.iter().map(|item| self.write_one(session, &lease, item));
+        let last = self.advance(items.len())?;
+        let positions = (last.seq + 1 - items.len() as u64..).map(|seq| Position { seq, ..last });
+        let answers = items
+            .iter()
+            .zip(positions)
+            .map(|(item, at)| self.write_one(session, &lease, item, at));
         Ok(answers.collect())
     }
 
-    fn write_one(&mut self, session: &str, lease: &Lease, item: &Write) -> Result<Written, DiscoveryError> {
+    fn write_one(
+        &mut self,
+        session: &str,
+        lease: &Lease,
+        item: &Write,
+        at: Position,
+    ) -> Result<Written, DiscoveryError> {
         if item.body.len() > limit::BODY_BYTES {
             let context = format!("a body of {} bytes is too long", item.body.len());
             return Err(DiscoveryError::invalid_argument(context));
@@ -161,7 +172,7 @@ impl Folder {
         if lease.fences.contains(&fence) || !as_expected(standing.as_ref(), &item.expect) {
             return Ok(Written::Conflict(standing));
         }
-        let Position { generation, seq } = self.advance()?;
+        let Position { generation, seq } = at;
         let (key, writer) = fence;
         let stored = Stored {
             key,
@@ -180,7 +191,7 @@ impl Folder {
 
     pub(crate) fn renew(&mut self, session: &str, held: &[Held]) -> Result<Renewal, DiscoveryError> {
         let mut lease = self.living(session)?;
-        lease.ends_ms = self.now_ms + lease.ttl_ms;
+        lease.ends_ms = self.end_of(lease.ttl_ms);
         let ttl = Duration::from_millis(lease.ttl_ms);
         let kept = held
             .iter()
@@ -224,7 +235,7 @@ impl Folder {
                 return Ok(Removed::Conflict(standing));
             }
             self.take(&self.record_path(&removal.key))?;
-            return self.advance().map(|_| Removed::Done);
+            return self.advance(1).map(|_| Removed::Done);
         }
         if lease.fences.len() == FENCES {
             self.end(session, &lease)?;
@@ -323,7 +334,7 @@ impl Folder {
             return Ok(Some(stored));
         }
         self.take(&path)?;
-        self.advance().map(|_| None)
+        self.advance(1).map(|_| None)
     }
 
     /// A session to change.
@@ -342,6 +353,12 @@ impl Folder {
             Some(lease) if lease.ends_ms <= self.now_ms => self.end(id, &lease).map(|()| None),
             lease => Ok(lease),
         }
+    }
+
+    /// When a session ends that is granted so much now. Rounded up: whoever holds it counts from
+    /// when it asked, and must not believe in it for longer than it stands.
+    fn end_of(&self, ttl_ms: u64) -> u64 {
+        self.now_ms + 1 + ttl_ms
     }
 
     /// Ends a session. With its file everything on it is gone; the records go after it.
@@ -371,24 +388,20 @@ impl Folder {
     }
 
     fn position(&mut self) -> Result<Position, DiscoveryError> {
-        self.count(0)
+        self.advance(0)
     }
 
-    /// The position of a change that is about to happen.
-    fn advance(&mut self) -> Result<Position, DiscoveryError> {
-        self.count(1)
-    }
-
-    /// Written before the change, so that no version is ever given twice. A folder without a
-    /// position is new, or lost everything: what comes is of a later generation.
-    fn count(&mut self, changes: u64) -> Result<Position, DiscoveryError> {
+    /// The position of the last one of so many changes that are about to happen. Written before
+    /// them, so that no version is ever given twice. A folder without a position is new, or lost
+    /// everything: what comes is of a later generation.
+    fn advance(&mut self, changes: usize) -> Result<Position, DiscoveryError> {
         let path = self.root.join("position.json");
         let read = files::read::<Counter>(&path)?;
         let mut counter = read.unwrap_or(Counter {
             generation: self.now_ms,
             seq: 0,
         });
-        counter.seq += changes;
+        counter.seq += changes as u64;
         if read.is_none() || changes > 0 {
             self.put(&path, &counter)?;
         }
