@@ -20,6 +20,20 @@ pub(crate) const BACKENDS: &[Backend] = &[
     },
 ];
 
+/// The backend of an example: a package `discovery-<name>` that is no member of the workspace.
+pub(crate) struct Example {
+    /// Its name, as in its URL scheme.
+    pub(crate) name: &'static str,
+    /// Its manifest, from the workspace's root.
+    pub(crate) manifest: &'static str,
+}
+
+/// Every example of a backend.
+pub(crate) const EXAMPLES: &[Example] = &[Example {
+    name: "folder",
+    manifest: "examples/folder-store/Cargo.toml",
+}];
+
 /// Crates of servers, which no backend's feature may bring.
 pub(crate) const SERVER: &[&str] = &["axum", "axum-core"];
 

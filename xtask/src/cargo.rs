@@ -5,6 +5,7 @@
 use std::{
     env,
     io::{BufRead, BufReader, PipeReader},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
@@ -12,6 +13,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+
+use crate::backends::Example;
 
 /// What cargo tells the program that it runs. A child cargo that inherits it takes it for a
 /// change of the environment and builds anew what depends on it.
@@ -40,6 +43,15 @@ pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = program(&name);
     command.args(args);
     command
+}
+
+/// The options that make cargo work on an example, and build it where the workspace is built.
+pub(crate) fn options(example: &Example, target: &Path, locked: bool) -> Vec<String> {
+    let target = target.to_string_lossy().into_owned();
+    let mut options = vec!["--manifest-path".into(), example.manifest.into()];
+    options.extend(["--target-dir".into(), target]);
+    options.extend(locked.then(|| "--locked".into()));
+    options
 }
 
 /// Runs a command and shows it first.

@@ -1,10 +1,15 @@
 //! `cargo xtask ci`: everything that must hold before a change is merged.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Result, bail};
 
-use crate::{cargo, deny, features, matrix::Totals, table::table, test, workspace::Workspace};
+use crate::{
+    backends::EXAMPLES, cargo, deny, features, matrix::Totals, table::table, test, workspace::Workspace,
+};
 
 /// A step that is over.
 struct Done {
@@ -19,13 +24,14 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     let mut totals = Totals::default();
     let steps = [
         step("fmt", fmt),
-        step("clippy", clippy),
-        step("doc", doc),
+        step("clippy", || clippy(workspace)),
+        step("doc", || doc(workspace)),
         step("features", || features::run(workspace)),
         step("deny", || deny::run(workspace)),
         step("test", || {
             let args = test::Args {
                 require: true,
+                locked: true,
                 ..Default::default()
             };
             totals = test::run(workspace, &args);
@@ -78,15 +84,38 @@ fn summarize(steps: &[Done]) {
 }
 
 fn fmt() -> Result<()> {
-    cargo::run(&mut cargo::cargo(["fmt", "--all", "--check"]))
+    cargo::run(&mut cargo::cargo(["fmt", "--all", "--check"]))?;
+    for example in EXAMPLES {
+        let manifest = ["--manifest-path", example.manifest];
+        cargo::run(cargo::cargo(["fmt", "--check"]).args(manifest))?;
+    }
+    Ok(())
 }
 
-fn clippy() -> Result<()> {
-    let mut command = cargo::cargo(["clippy", "--workspace", "--all-targets", "--all-features"]);
-    cargo::run(command.args(["--", "-D", "warnings"]))
+fn clippy(workspace: &Workspace) -> Result<()> {
+    let lint = |mut command: Command| {
+        command.args(["--all-targets", "--all-features", "--", "-D", "warnings"]);
+        cargo::run(&mut command)
+    };
+    lint(cargo::cargo(["clippy", "--workspace"]))?;
+    each_example(workspace, "clippy", lint)
 }
 
-fn doc() -> Result<()> {
-    let mut command = cargo::cargo(["doc", "--workspace", "--no-deps", "--all-features"]);
-    cargo::run(command.env("RUSTDOCFLAGS", "-D warnings"))
+fn doc(workspace: &Workspace) -> Result<()> {
+    let document = |mut command: Command| {
+        command.args(["--no-deps", "--all-features"]);
+        cargo::run(command.env("RUSTDOCFLAGS", "-D warnings"))
+    };
+    document(cargo::cargo(["doc", "--workspace"]))?;
+    each_example(workspace, "doc", document)
+}
+
+/// Does something with every example, whose `Cargo.lock` must fit.
+fn each_example(workspace: &Workspace, subcommand: &str, work: impl Fn(Command) -> Result<()>) -> Result<()> {
+    for example in EXAMPLES {
+        let mut command = cargo::cargo([subcommand]);
+        command.args(cargo::options(example, workspace.target_directory(), true));
+        work(command)?;
+    }
+    Ok(())
 }

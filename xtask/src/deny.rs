@@ -4,17 +4,27 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::{cargo, workspace::Workspace};
+use crate::{backends::EXAMPLES, cargo, workspace::Workspace};
 
 /// The cargo-deny that the configuration is written for.
 const VERSION: &str = "0.20.2";
 
-/// Checks the dependencies.
+/// Checks the dependencies, also those of the examples.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let program = find_or_install(&workspace.target_directory().join("tools"))?;
+    check(&program, "Cargo.toml")?;
+    EXAMPLES
+        .iter()
+        .try_for_each(|example| check(&program, example.manifest))
+}
+
+fn check(program: &Path, manifest: &str) -> Result<()> {
+    let manifest = ["--manifest-path", manifest];
     // The check reads the dependencies of every platform, a build fetches those of one.
-    cargo::run(&mut cargo::cargo(["fetch"]))?;
+    cargo::run(cargo::cargo(["fetch", "--locked"]).args(manifest))?;
     let mut command = cargo::program(&program.to_string_lossy());
+    // One configuration for all; else it is looked for beside the manifest.
+    command.args(manifest).args(["--config", "deny.toml"]);
     cargo::run(command.args(["--offline", "check", "bans", "licenses", "sources"]))
 }
 

@@ -10,6 +10,7 @@ mod matrix;
 mod report;
 mod table;
 mod test;
+mod twins;
 mod workspace;
 
 use std::process::ExitCode;
@@ -45,31 +46,37 @@ enum Command {
     /// Without options: all there is, documentation included. The last line on stdout is
     /// `N passed, N failed, N skipped`. Fails also if nothing ran.
     Test(test::Args),
+    /// Lists every line of the contract with its broken twins and the trials that catch each.
+    ///
+    /// A twin is a backend that breaks just this line. Fails if one goes unnoticed.
+    Twins,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match run(args.command) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run(args.command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-/// Tells whether all is well; an error is something that kept the command from finding out.
-fn run(command: Command) -> Result<bool> {
+/// Tells how all went; an error is something that kept the command from finding out.
+fn run(command: Command) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    match command {
-        Command::Ci => ci::run(&workspace),
-        Command::Deny => deny::run(&workspace).map(|()| true),
-        Command::Features => features::run(&workspace).map(|()| true),
+    let good = match command {
+        Command::Ci => ci::run(&workspace)?,
+        Command::Deny => deny::run(&workspace).map(|()| true)?,
+        Command::Features => features::run(&workspace).map(|()| true)?,
         Command::Test(args) => {
             let totals = test::run(&workspace, &args);
             println!("{totals}");
-            Ok(totals.good())
+            totals.good()
         }
-    }
+        Command::Twins => return twins::run(),
+    };
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

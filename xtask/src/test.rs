@@ -12,7 +12,7 @@ use clap::builder::PossibleValuesParser;
 use serde::Deserialize;
 
 use crate::{
-    backends::{self, BACKENDS},
+    backends::{self, BACKENDS, EXAMPLES, Example},
     cargo,
     libtest::Reader,
     matrix::{Matrix, Totals},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The suites of the conformance tests.
-const SUITES: [&str; 4] = ["registration", "lookup", "system", "manager"];
+const SUITES: [&str; 5] = ["registration", "lookup", "system", "watch", "manager"];
 
 /// What to run.
 #[derive(clap::Args, Default)]
@@ -35,14 +35,26 @@ pub(crate) struct Args {
     /// Takes a backend whose server cannot be had for a failure, not for ignored.
     #[arg(long)]
     pub(crate) require: bool,
+    /// Refuses to change the `Cargo.lock` of an example; cargo itself refuses for the workspace.
+    #[arg(skip)]
+    pub(crate) locked: bool,
 }
 
 fn names() -> PossibleValuesParser {
-    BACKENDS
-        .iter()
-        .map(|backend| backend.name)
-        .collect::<Vec<_>>()
-        .into()
+    all_names().collect::<Vec<_>>().into()
+}
+
+/// The names of all backends, those of examples last.
+fn all_names() -> impl Iterator<Item = &'static str> {
+    let examples = EXAMPLES.iter().map(|example| example.name);
+    BACKENDS.iter().map(|backend| backend.name).chain(examples)
+}
+
+/// What one `cargo test` is about.
+struct Run<'a> {
+    workspace: &'a Workspace,
+    /// The options that tell cargo which tests to run.
+    choice: Vec<String>,
 }
 
 /// Runs the tests and prints everything but the closing line. What keeps them from running
@@ -59,9 +71,16 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Totals {
 
 fn try_run(workspace: &Workspace, args: &Args) -> Result<Totals> {
     let folder = fresh_folder(workspace.target_directory())?;
-    let choice = choose(workspace, args)?;
-    let report = match build(workspace, &choice) {
-        Ok(programs) => test(workspace, args, &choice, &folder, programs)?,
+    let chosen = chosen(args);
+    let examples = EXAMPLES.iter().filter(|example| chosen.contains(&example.name));
+    let found = examples.map(|example| Ok((example, workspace.example(example)?)));
+    let found = found.collect::<Result<Vec<_>>>()?;
+    let mut runs: Vec<Run<'_>> = choose(workspace, args)?.into_iter().collect();
+    for (example, workspace) in &found {
+        runs.push(choose_example(workspace, example, args)?);
+    }
+    let report = match build(&runs) {
+        Ok(programs) => test(workspace, args, &runs, &folder, programs)?,
         Err(error) => Report::broken(format!("the tests do not build: {error:#}")),
     };
     let path = folder.join("matrix.json");
@@ -79,25 +98,52 @@ fn fresh_folder(target: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The options that tell cargo which tests to run.
-fn choose(workspace: &Workspace, args: &Args) -> Result<Vec<String>> {
-    if args.backends.is_empty() && args.suites.is_empty() {
-        return Ok(vec!["--workspace".into()]);
+/// What to run of the workspace itself, if anything.
+fn choose<'a>(workspace: &'a Workspace, args: &Args) -> Result<Option<Run<'a>>> {
+    if everything(args) {
+        let choice = vec!["--workspace".into()];
+        return Ok(Some(Run { workspace, choice }));
     }
-    let mut choice = vec!["--test".into(), "conformance".into()];
-    for backend in chosen(args) {
-        let package = backends::package(backend);
-        if !workspace.package(&package)?.has_conformance_test() {
-            bail!("`{package}` has no test target `conformance`");
-        }
-        choice.extend(["-p".into(), package]);
+    let chosen = chosen(args);
+    let backends = BACKENDS.iter().filter(|backend| chosen.contains(&backend.name));
+    let mut packages = Vec::new();
+    for backend in backends {
+        packages.extend(["-p".into(), tested(workspace, backend.name)?]);
     }
-    Ok(choice)
+    if packages.is_empty() {
+        return Ok(None);
+    }
+    let choice = [vec!["--test".into(), "conformance".into()], packages].concat();
+    Ok(Some(Run { workspace, choice }))
+}
+
+/// What to run of an example.
+fn choose_example<'a>(workspace: &'a Workspace, example: &Example, args: &Args) -> Result<Run<'a>> {
+    // Cargo names a package in what it prints only if it was told one.
+    let mut choice = vec!["-p".into(), tested(workspace, example.name)?];
+    choice.extend(cargo::options(example, workspace.target_directory(), args.locked));
+    if !everything(args) {
+        choice.extend(["--test".into(), "conformance".into()]);
+    }
+    Ok(Run { workspace, choice })
+}
+
+/// The package of a backend, which has a conformance test.
+fn tested(workspace: &Workspace, backend: &str) -> Result<String> {
+    let package = backends::package(backend);
+    if !workspace.package(&package)?.has_conformance_test() {
+        bail!("`{package}` has no test target `conformance`");
+    }
+    Ok(package)
+}
+
+fn everything(args: &Args) -> bool {
+    args.backends.is_empty() && args.suites.is_empty()
 }
 
 fn chosen(args: &Args) -> Vec<&str> {
     if args.backends.is_empty() {
-        return BACKENDS.iter().map(|backend| backend.name).collect();
+        return all_names().collect();
     }
     args.backends.iter().map(String::as_str).collect()
 }
@@ -117,56 +163,68 @@ struct Profile {
 }
 
 /// Builds the tests and tells for each program, by its file name, the options that choose it.
-fn build(workspace: &Workspace, choice: &[String]) -> Result<BTreeMap<String, String>> {
-    let mut command = cargo::cargo(["test", "--all-features", "--no-run"]);
-    command
-        .arg("--message-format=json-render-diagnostics")
-        .args(choice);
+fn build(runs: &[Run<'_>]) -> Result<BTreeMap<String, String>> {
     let mut programs = BTreeMap::new();
-    for line in cargo::output(&mut command)?.lines() {
-        let message: Message = serde_json::from_str(line).with_context(|| line.to_owned())?;
-        let Message {
-            package_id: Some(id),
-            target: Some(target),
-            profile: Some(Profile { test: true }),
-            executable: Some(path),
-        } = message
-        else {
-            continue;
-        };
-        let package = workspace.packages().iter().find(|package| package.id == id);
-        let package = package.with_context(|| format!("no package `{id}`"))?;
-        let file = path.file_name().unwrap_or_default().to_string_lossy();
-        programs.insert(file.into_owned(), target.options(&package.name));
+    for run in runs {
+        let mut command = cargo::cargo(["test", "--all-features", "--no-run"]);
+        command
+            .arg("--message-format=json-render-diagnostics")
+            .args(&run.choice);
+        for line in cargo::output(&mut command)?.lines() {
+            let message: Message = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            programs.extend(program(run.workspace, message)?);
+        }
     }
     Ok(programs)
+}
+
+/// The test program that a message is about, and the options that choose it.
+fn program(workspace: &Workspace, message: Message) -> Result<Option<(String, String)>> {
+    let Message {
+        package_id: Some(id),
+        target: Some(target),
+        profile: Some(Profile { test: true }),
+        executable: Some(path),
+    } = message
+    else {
+        return Ok(None);
+    };
+    let package = workspace.packages().iter().find(|package| package.id == id);
+    let package = package.with_context(|| format!("no package `{id}`"))?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Some((file.into_owned(), target.options(&package.name))))
 }
 
 fn test(
     workspace: &Workspace,
     args: &Args,
-    choice: &[String],
+    runs: &[Run<'_>],
     folder: &Path,
     programs: BTreeMap<String, String>,
 ) -> Result<Report> {
     let mut names = programs.clone();
-    for package in workspace.packages() {
+    for package in runs.iter().flat_map(|run| run.workspace.packages()) {
         if let Some(library) = package.library() {
             names.insert(library, format!("-p {} --doc", package.name));
         }
     }
     let mut reader = Reader::new(names);
-    let status = cargo::stream(command(args, choice, folder), |line| {
-        println!("{line}");
-        reader.line(line);
-    })?;
-    let everything = args.backends.is_empty() && args.suites.is_empty();
+    let mut statuses = Vec::new();
+    for run in runs {
+        let status = cargo::stream(command(args, &run.choice, folder), |line| {
+            println!("{line}");
+            reader.line(line);
+        });
+        statuses.push(status?);
+    }
     let mut report = Report::new(reader.targets().to_vec(), Matrix::read(folder)?);
     report.expect_programs(programs.values());
-    if everything {
+    if everything(args) {
         report.expect_backends(workspace);
     }
-    report.expect_success(status);
+    for status in statuses {
+        report.expect_success(status);
+    }
     Ok(report)
 }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::cargo;
+use crate::{backends::Example, cargo};
 
 /// The workspace's packages and folders.
 #[derive(Deserialize)]
@@ -45,6 +45,17 @@ impl Workspace {
         let workspace: Self = serde_json::from_str(&text).context("cargo metadata")?;
         env::set_current_dir(&workspace.workspace_root)?;
         Ok(workspace)
+    }
+
+    /// Asks cargo about an example, which is a workspace of its own and is built where this one is.
+    pub(crate) fn example(&self, example: &Example) -> Result<Self> {
+        let mut command = cargo::cargo(["metadata", "--no-deps", "--format-version=1"]);
+        let text = cargo::output(command.args(["--manifest-path", example.manifest]))?;
+        let found: Self = serde_json::from_str(&text).context("cargo metadata")?;
+        Ok(Self {
+            target_directory: self.target_directory.clone(),
+            ..found
+        })
     }
 
     /// Its packages.

@@ -409,14 +409,18 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     /// everything that happened after that position begins with it instead, and says with a
     /// [`Change::Progress`] when it has told what there was.
     ///
-    /// Changes of one key come in their order; several may come as the last one of them. Those
-    /// that bear a position come in the order of positions, whatever their keys, and of several
-    /// at one position only the last bears it: whoever goes on after a position that a change
-    /// told has missed nothing. A renewal is no change. A reader who is too slow gets a [`Change::Reset`]; nothing is
-    /// left out silently, and what waits for a reader is bounded. A connection that is lost, or
-    /// silent for longer than [`Bounds::watch_silence`](crate::Bounds::watch_silence), ends the
-    /// stream with an error: whoever wants to go on watches again from the position that it
-    /// has come to, as `discovery_records::view` does.
+    /// Changes of one key come in their order; several may come as the last one of them, and what
+    /// came and left within [`Bounds::propagation`](crate::Bounds::propagation) may not come at
+    /// all. Changes that bear a position come in the order of positions, whatever their keys,
+    /// and of several at one position only the last bears it: whoever goes on after a position
+    /// that a change told has missed nothing. A renewal is no change.
+    ///
+    /// A reader who is too slow gets a [`Change::Reset`], and so does every reader after the store
+    /// was wiped or replaced; nothing is left out silently, and what waits for a reader is
+    /// bounded. A connection that is lost, or silent for longer than
+    /// [`Bounds::watch_silence`](crate::Bounds::watch_silence), ends the stream with an error:
+    /// whoever wants to go on watches again from the position that it has come to, as
+    /// `discovery_records::view` does.
     ///
     /// # Errors
     /// `Unavailable`, `Timeout`, `PermissionDenied`: there is no watch.

@@ -14,9 +14,8 @@ mod tests;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use discovery_core::{
-    DiscoveryError, ErrorKind, SystemUrl,
+    DiscoveryError, SystemUrl,
     store::{Change, Departure, Record, RecordKey, RecordStore},
 };
 use futures_util::{Stream, stream};
@@ -27,6 +26,7 @@ use self::{
     check::{Check, PATIENCE},
     fold::Fold,
 };
+use crate::list::list_all;
 
 /// How to read the body of a record. What cannot be read is not in the view.
 pub type Read<T> = fn(&RecordKey, &[u8]) -> Result<T, DiscoveryError>;
@@ -209,20 +209,6 @@ async fn until(due: Option<Instant>) {
 /// # Errors
 /// Those of [`RecordStore::list`]; `Unexpected` for a store that gives a page twice.
 pub async fn list(store: &dyn RecordStore, prefix: &RecordKey) -> Result<(Vec<Record>, u64), DiscoveryError> {
-    let (mut records, mut skipped, mut page) = (Vec::new(), 0, None::<Bytes>);
-    loop {
-        let listing = store.list(prefix, page.clone()).await?;
-        skipped += listing.skipped;
-        records.extend(listing.records);
-        if listing.next.is_some() && listing.next == page {
-            return Err(DiscoveryError::new(
-                ErrorKind::Unexpected,
-                "the store gave the same page twice",
-            ));
-        }
-        page = listing.next;
-        if page.is_none() {
-            return Ok((records, skipped));
-        }
-    }
+    let listed = list_all(store, prefix).await?;
+    Ok((listed.records, listed.skipped))
 }

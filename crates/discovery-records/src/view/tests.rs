@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use discovery_core::{
     Cluster, ErrorKind,
     store::{

@@ -50,9 +50,16 @@ async fn follows(ctx: &Ctx, manager: &PeerDiscoveryManager) {
         manager.discover_by_worker_id(id).await.is_ok()
     })
     .await;
+    was_told(ctx).await;
     ctx.delete(&probe).await;
     eventually(ctx.recovery(), || async { is_unknown(manager, id).await }).await;
     drop(record);
+}
+
+/// Waits until the watch must have told of what was written before: what comes and leaves
+/// sooner than that it need not tell at all.
+async fn was_told(ctx: &Ctx) {
+    sleep(ctx.bounds().propagation).await;
 }
 
 async fn is_unknown(manager: &PeerDiscoveryManager, id: WorkerId) -> bool {
@@ -95,6 +102,7 @@ async fn who_leaves_is_forgotten_at_once(ctx: Ctx) {
         manager.discover_by_worker_id(id).await.is_ok() && source.calls() == before
     })
     .await;
+    was_told(&ctx).await;
     registration.unregister().await.expect("unregistered");
     eventually(ctx.propagation(), || async { is_unknown(&manager, id).await }).await;
 }
@@ -108,6 +116,7 @@ async fn who_expires_is_forgotten_at_once(ctx: Ctx) {
         manager.discover_by_worker_id(id).await.is_ok()
     })
     .await;
+    was_told(&ctx).await;
     member.kill();
     eventually(ctx.expiry() + ctx.propagation(), || async {
         is_unknown(&manager, id).await

@@ -61,7 +61,8 @@ const BATCH: usize = 1_024;
 ///   source, and no caller that goes away disturbs the others.
 /// * The watches of the sources are followed: what is known of a peer that leaves or changes is
 ///   forgotten or replaced as soon as its source tells. Where a source has no watch, or it is
-///   interrupted, a peer that has left may be returned for as long as an answer is fresh.
+///   interrupted, a peer that has left may be returned for as long as an answer is fresh; also
+///   one that left so soon that its source did not tell of it at all.
 /// * "Not found" means that every source was asked and said so. If nobody found the peer and a
 ///   source could not answer, that is an error naming it.
 /// * Errors are never kept. "Not found" is kept for a moment.
