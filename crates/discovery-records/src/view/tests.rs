@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use std::{fmt, sync::Mutex};
 
 use async_trait::async_trait;
 use discovery_core::{
@@ -10,6 +10,7 @@ use discovery_core::{
 };
 use futures_util::StreamExt;
 
+use self::Step::{Breaks, Ends, Tells, Waits};
 use super::*;
 
 /// The name of a record is what it says.
@@ -176,23 +177,59 @@ async fn a_mass_removal_is_more_than_half_of_ten_or_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn newcomers_do_not_hide_a_mass_removal() {
+    let mut fold = folding(&DOZEN, Some(TTL));
+    let replaced: Vec<_> = (0..30).map(|name| name.to_string()).collect();
+    let stand: Vec<_> = replaced.iter().map(String::as_str).collect();
+    fold.apply(reset(&stand), Instant::now());
+    let told = told(&mut fold);
+    assert_eq!(told.len(), 31, "{told:?}");
+    assert_eq!(*told.last().unwrap(), format!("resynced {}", DOZEN.join(" ")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn suspects_are_held_for_one_ttl_in_all() {
     let mut fold = folding(&DOZEN, Some(TTL));
     let begun = Instant::now();
+    let (later, end) = (begun + TTL / 2, begun + TTL);
     fold.apply(reset(&[]), begun);
-    fold.believe(begun + TTL - Duration::from_millis(1));
+    fold.believe(end - Duration::from_millis(1));
     assert_eq!(told(&mut fold).len(), 1, "held");
     // Another snapshot prolongs nothing, and what it names is no suspect any more.
-    fold.apply(reset(&DOZEN[..2]), begun + TTL / 2);
+    fold.apply(reset(&DOZEN[..2]), later);
     assert_eq!(told(&mut fold), ["resynced c d e f g h i j k l"]);
+    assert_eq!(fold.due(), Some(end));
     // Nor does one that is no mass removal cut it short.
-    fold.apply(put("c", "c"), begun + TTL / 2);
-    fold.apply(gone("d"), begun + TTL / 2);
+    let many = ["a", "b", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    fold.apply(reset(&many), later);
+    assert_eq!(told(&mut fold).last().unwrap(), "resynced c d e f g h i j k l");
+    fold.apply(reset(&many), later);
+    assert_eq!(told(&mut fold), ["resynced c d e f g h i j k l"]);
+    fold.apply(put("c", "c"), later);
+    fold.apply(gone("d"), later);
     assert_eq!(told(&mut fold), ["removed d Expired"]);
-    fold.believe(fold.due().unwrap());
-    let told = told(&mut fold);
-    assert_eq!(told.len(), 8, "{told:?}");
+    // Each has a TTL of its own.
+    fold.apply(reset(&[]), later);
+    told(&mut fold);
+    assert_eq!(fold.due(), Some(end));
+    fold.believe(end);
+    let left = ["e", "f", "g", "h", "i", "j", "k", "l"].map(|name| format!("removed {name} Unknown"));
+    assert_eq!(told(&mut fold), left);
+    assert_eq!(fold.due(), Some(later + TTL));
+    fold.believe(later + TTL);
+    assert_eq!(told(&mut fold).len(), many.len() + 1);
     assert_eq!(fold.due(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_lacks_suspects_is_no_news() {
+    let mut fold = folding(&DOZEN, Some(TTL));
+    fold.apply(reset(&DOZEN[..2]), Instant::now());
+    fold.note();
+    assert_eq!(
+        fold.differences(&[record("a", "a")]),
+        [prefix().child("b").unwrap()]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,28 +256,73 @@ async fn a_list_is_compared_with_what_was_not_heard_of_since() {
     assert_eq!(names, ["c", "d", "e"]);
 }
 
-/// A store whose watches are told what to tell; the rest of it is not there.
-#[derive(Debug, Default)]
+/// What a scripted watch does next; after the last step it is silent for ever.
+enum Step {
+    Tells(Change),
+    Waits(Duration),
+    Breaks,
+    Ends,
+}
+
+/// A store whose watches and lists are told what to tell; the rest of it is not there.
+#[derive(Default)]
 struct Scripted {
-    /// What each watch tells, before it is silent for ever.
-    watches: Mutex<Vec<Vec<Result<Change, DiscoveryError>>>>,
+    watches: Mutex<Vec<Vec<Step>>>,
     asked: Mutex<Vec<Option<Position>>>,
+    /// What each list shows, and how long it takes; the last of them again and again.
+    lists: Mutex<Vec<(Duration, Listing)>>,
+    listed: Mutex<Vec<Instant>>,
+}
+
+impl fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scripted")
+    }
 }
 
 impl Scripted {
-    fn new(watches: Vec<Vec<Result<Change, DiscoveryError>>>) -> Arc<Self> {
-        let mut watches = watches;
+    fn new(watches: Vec<Vec<Step>>) -> Arc<Self> {
+        Self::with_lists(watches, Vec::new())
+    }
+
+    fn with_lists(mut watches: Vec<Vec<Step>>, mut lists: Vec<(Duration, Listing)>) -> Arc<Self> {
         watches.reverse();
+        lists.reverse();
         Arc::new(Self {
             watches: Mutex::new(watches),
-            asked: Mutex::default(),
+            lists: Mutex::new(lists),
+            ..Self::default()
         })
     }
 
     async fn view(self: &Arc<Self>) -> impl Stream<Item = String> + Unpin {
-        let config = ViewConfig::default();
+        self.checked_every(ViewConfig::default().check_every).await
+    }
+
+    async fn checked_every(self: &Arc<Self>, check_every: Duration) -> impl Stream<Item = String> + Unpin {
+        let config = ViewConfig {
+            check_every,
+            ..ViewConfig::default()
+        };
         let events = watch(self.clone(), prefix(), text, TTL, config).await.unwrap();
         Box::pin(events.map(|event| words(&event)))
+    }
+
+    /// Everything that is told within a minute of being checked about every second.
+    async fn told_in_a_minute(self: &Arc<Self>) -> Vec<String> {
+        let end = tokio::time::sleep(Duration::from_secs(60));
+        let view = self.checked_every(Duration::from_secs(1)).await;
+        view.take_until(end).collect().await
+    }
+
+    /// As many events, if they come within a minute.
+    async fn first(self: &Arc<Self>, count: usize) -> Vec<String> {
+        let end = tokio::time::sleep(Duration::from_secs(60));
+        self.view().await.take(count).take_until(end).collect().await
+    }
+
+    fn asked(&self) -> Vec<Option<Position>> {
+        self.asked.lock().unwrap().clone()
     }
 }
 
@@ -265,12 +347,49 @@ impl RecordStore for Scripted {
         Vec::new()
     }
     async fn list(&self, _: &RecordKey, _: Option<Bytes>) -> Result<Listing, DiscoveryError> {
-        Err(lost())
+        self.listed.lock().unwrap().push(Instant::now());
+        let (takes, shown) = {
+            let mut lists = self.lists.lock().unwrap();
+            let last = lists.len() == 1;
+            let next = if last { lists.last().cloned() } else { lists.pop() };
+            next.ok_or_else(lost)?
+        };
+        tokio::time::sleep(takes).await;
+        Ok(shown)
     }
     async fn watch(&self, _: &RecordKey, after: Option<Position>) -> Result<Changes, DiscoveryError> {
         self.asked.lock().unwrap().push(after);
-        let told = self.watches.lock().unwrap().pop().ok_or_else(lost)?;
-        Ok(Box::pin(stream::iter(told).chain(stream::pending())))
+        let steps = self.watches.lock().unwrap().pop().ok_or_else(lost)?;
+        Ok(Box::pin(stream::unfold(
+            steps.into_iter(),
+            |mut steps| async move {
+                loop {
+                    match steps.next() {
+                        Some(Tells(change)) => return Some((Ok(change), steps)),
+                        Some(Breaks) => return Some((Err(lost()), steps)),
+                        Some(Waits(span)) => tokio::time::sleep(span).await,
+                        Some(Ends) => return None,
+                        None => std::future::pending().await,
+                    }
+                }
+            },
+        )))
+    }
+}
+
+/// A reset of a store without positions.
+fn reset_nowhere(names: &[&str]) -> Change {
+    match reset(names) {
+        Change::Reset { records, .. } => Change::Reset { records, as_of: None },
+        other => other,
+    }
+}
+
+/// A page on which these stand.
+fn page(names: &[&str]) -> Listing {
+    Listing {
+        records: names.iter().map(|name| record(name, name)).collect(),
+        ..Listing::default()
     }
 }
 
@@ -278,31 +397,198 @@ impl RecordStore for Scripted {
 async fn a_watch_goes_on_where_it_broke() {
     let at = |seq| Position { generation: 1, seq };
     let store = Scripted::new(vec![
-        vec![Ok(reset(&["a"])), Ok(Change::Progress(at(9))), Err(lost())],
-        vec![Ok(put("b", "b")), Err(lost())],
-        vec![Ok(Change::Progress(at(12)))],
+        vec![Tells(reset(&["a"])), Tells(Change::Progress(at(9))), Breaks],
+        vec![Tells(put("b", "b")), Breaks],
+        vec![Tells(Change::Progress(at(12))), Breaks],
+        vec![Tells(reset(&["a", "b"])), Breaks],
+        vec![Tells(reset_nowhere(&["a", "b"])), Breaks],
+        vec![Tells(reset(&["a", "b"]))],
     ]);
-    let told: Vec<_> = store.view().await.take(4).collect().await;
-    assert_eq!(told, ["snapshot a", "interrupted", "added b", "resynced "]);
-    assert_eq!(*store.asked.lock().unwrap(), [None, Some(at(9)), Some(at(9))]);
+    let told = store.first(10).await;
+    assert_eq!(told[..4], ["snapshot a", "interrupted", "added b", "resynced "]);
+    assert!(
+        told[4..]
+            .chunks(2)
+            .all(|pair| pair == ["interrupted", "resynced "]),
+        "{told:?}"
+    );
+    let from = [None, Some(at(9)), Some(at(9)), Some(at(12)), Some(at(7)), None];
+    assert_eq!(store.asked(), from);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_positions_tells_everything_each_time() {
+    let store = Scripted::new(vec![
+        vec![Tells(reset_nowhere(&["a"])), Tells(put("b", "b")), Breaks],
+        vec![Tells(put("x", "x"))],
+        vec![Tells(reset_nowhere(&["a"])), Tells(put("c", "c"))],
+    ]);
+    let told = store.first(6).await;
+    assert_eq!(
+        told,
+        [
+            "snapshot a",
+            "added b",
+            "interrupted",
+            "removed b Unknown",
+            "resynced ",
+            "added c"
+        ]
+    );
+    assert_eq!(store.asked(), [None; 3]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_ends_a_watch_or_begins_it_in_the_middle_is_tried_again() {
-    let store = Scripted::new(vec![vec![Ok(put("x", "x"))], vec![Ok(reset(&["a"]))]]);
-    let told: Vec<_> = store.view().await.take(1).collect().await;
-    assert_eq!(told, ["snapshot a"]);
+    let store = Scripted::new(vec![
+        vec![Tells(put("x", "x"))],
+        vec![Tells(reset(&["a"])), Ends],
+        vec![Tells(reset(&["a"]))],
+    ]);
+    let told = store.first(3).await;
+    assert_eq!(told, ["snapshot a", "interrupted", "resynced "]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_cannot_be_made_again_is_told_like_one_that_breaks() {
+    let store = Scripted::new(vec![vec![Tells(reset(&["a"])), Breaks]]);
+    let mut follow = Follow::start(store.clone(), prefix()).await.unwrap();
+    assert!(matches!(follow.next().await, Heard::Change(_)));
+    for tries in 1..=3 {
+        let heard = tokio::time::timeout(TTL, follow.next()).await;
+        assert!(matches!(heard, Ok(Heard::Interrupted(_))), "{heard:?}");
+        assert_eq!(store.asked().len(), tries);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_asked_less_and_less_often() {
-    let store = Scripted::new(vec![vec![Ok(reset(&["a"])), Err(lost())]]);
+    let store = Scripted::new(vec![vec![Tells(reset(&["a"])), Breaks]]);
     let mut view = store.view().await;
     assert_eq!(view.next().await.unwrap(), "snapshot a");
     assert_eq!(view.next().await.unwrap(), "interrupted");
     let _ = tokio::time::timeout(Duration::from_secs(60), view.next()).await;
-    let asked = store.asked.lock().unwrap().len();
+    let asked = store.asked().len();
     assert!((15..60).contains(&asked), "{asked} times in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_heard_is_asked_again_soon() {
+    let watches = (0..20).map(|_| vec![Tells(reset(&["a"])), Breaks]).collect();
+    let (store, begun) = (Scripted::new(watches), Instant::now());
+    let mut view = store.view().await;
+    while store.asked().len() < 20 {
+        view.next().await.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_misses_what_a_list_shows_is_made_anew() {
+    let store = Scripted::with_lists(
+        vec![vec![Tells(reset(&["a"]))], vec![Tells(reset(&["a", "b"]))]],
+        vec![(Duration::ZERO, page(&["a", "b"]))],
+    );
+    assert_eq!(
+        store.told_in_a_minute().await,
+        ["snapshot a", "added b", "resynced "]
+    );
+    assert_eq!(store.asked(), [None, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_slower_than_a_list_is_trusted() {
+    let later = || Waits(Duration::from_secs(5));
+    for watches in [
+        vec![vec![Tells(reset(&["a"])), later(), Tells(put("b", "b"))]],
+        // One that breaks meanwhile gets as much time again.
+        vec![
+            vec![Tells(reset(&["a"])), later(), Breaks],
+            vec![later(), later(), Tells(put("b", "b"))],
+        ],
+    ] {
+        let watched = watches.len();
+        let store = Scripted::with_lists(watches, vec![(Duration::ZERO, page(&["a", "b"]))]);
+        let told = store.told_in_a_minute().await;
+        assert_eq!(told.last().unwrap(), "added b", "{told:?}");
+        assert_eq!(store.asked().len(), watched, "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_slower_than_a_watch_or_fails_is_no_evidence() {
+    let steps = || {
+        let after = Waits(Duration::from_secs(2));
+        vec![vec![Tells(reset(&["a"])), after, Tells(put("b", "b"))]]
+    };
+    let slow = vec![
+        (Duration::from_secs(3), page(&["a"])),
+        (Duration::ZERO, page(&["a", "b"])),
+    ];
+    for lists in [slow, Vec::new()] {
+        let store = Scripted::with_lists(steps(), lists);
+        assert_eq!(store.told_in_a_minute().await, ["snapshot a", "added b"]);
+        assert!(store.listed.lock().unwrap().len() > 30);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_come_about_as_often_as_configured_and_never_in_step() {
+    let store = Scripted::with_lists(
+        vec![vec![Tells(reset(&["a"]))]],
+        vec![(Duration::ZERO, page(&["a"]))],
+    );
+    let (begun, end) = (Instant::now(), tokio::time::sleep(Duration::from_secs(1_000)));
+    let view = store.checked_every(Duration::from_secs(10)).await;
+    view.take_until(end).for_each(|_| std::future::ready(())).await;
+    let listed = store.listed.lock().unwrap();
+    let gaps: Vec<_> = [begun]
+        .iter()
+        .chain(&*listed)
+        .zip(&*listed)
+        .map(|(one, next)| *next - *one)
+        .collect();
+    let allowed = Duration::from_secs(5)..=Duration::from_millis(10_002);
+    assert!(
+        gaps.len() >= 99 && gaps.iter().all(|gap| allowed.contains(gap)),
+        "{gaps:?}"
+    );
+    assert!(
+        gaps.iter()
+            .any(|gap| gap.abs_diff(gaps[0]) > Duration::from_secs(1)),
+        "{gaps:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_has_all_pages_and_none_twice() {
+    let on_page = |name, next: Option<&'static str>| {
+        let (next, skipped) = (next.map(Bytes::from), 2);
+        (
+            Duration::from_millis(1),
+            Listing {
+                next,
+                skipped,
+                ..page(&[name])
+            },
+        )
+    };
+    let store = Scripted::with_lists(
+        Vec::new(),
+        vec![
+            on_page("a", Some("1")),
+            on_page("b", Some("2")),
+            on_page("c", None),
+        ],
+    );
+    let (records, skipped) = list(&*store, &prefix()).await.unwrap();
+    let names: Vec<_> = records.iter().map(|record| record.key.last()).collect();
+    assert_eq!((names, skipped), (vec!["a", "b", "c"], 6));
+    let store = Scripted::with_lists(Vec::new(), vec![on_page("a", Some("1"))]);
+    let (store, prefix) = (&*store, prefix());
+    let listed = tokio::time::timeout(TTL, list(store, &prefix)).await;
+    let error = listed.expect("no end").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unexpected);
 }
 
 #[test]
