@@ -47,10 +47,8 @@ impl Reader {
             if let Some(change) = self.ready.pop_front() {
                 return change;
             }
+            // Made before the look: it is woken by whatever happens from here on.
             let changed = store.changed().notified();
-            tokio::pin!(changed);
-            // Before the look, so that nothing falls between.
-            changed.as_mut().enable();
             let end = {
                 let state = store.lock();
                 self.look(&state);
@@ -94,5 +92,144 @@ async fn until(end: Option<Instant>) {
     match end {
         Some(end) => sleep_until(end).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use discovery_core::{
+        Cluster,
+        store::{Departure, Expect, RecordStore, Removal, Session, Write, Writer, Written},
+    };
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::*;
+    use crate::MemoryStore;
+
+    fn prefix() -> RecordKey {
+        RecordKey::try_new(&Cluster::default(), "things", &[]).unwrap()
+    }
+
+    async fn write(store: &MemoryStore, session: &Session, key: RecordKey) -> Removal {
+        let (body, writer) = (Bytes::new(), Writer::random());
+        let expect = Expect::Absent;
+        let item = Write {
+            key,
+            body,
+            writer,
+            expect,
+        };
+        match store.write(session, &[item]).await.remove(0) {
+            Ok(Written::Done(record)) => Removal {
+                key: record.key,
+                writer,
+                expect: Expect::Version(record.version),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What there is to read.
+    fn told(changes: &mut Changes) -> Vec<Change> {
+        std::iter::from_fn(|| changes.next().now_or_never())
+            .map(|change| change.expect("it does not end").expect("it does not break"))
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn why_a_record_left_is_told() {
+        let store = MemoryStore::new();
+        let mut changes = store.watch(&prefix(), None).await.unwrap();
+        let one = store.open(Duration::from_secs(3)).await.unwrap();
+        let other = store.open(Duration::from_secs(2)).await.unwrap();
+        let [removed, _closed, _expired] = [
+            write(&store, &one, prefix().child("removed").unwrap()).await,
+            write(&store, &one, prefix().child("closed").unwrap()).await,
+            write(&store, &other, prefix().child("expired").unwrap()).await,
+        ];
+        store.remove(&one, &removed).await.unwrap();
+        store.close(&one).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let left: Vec<_> = told(&mut changes)
+            .into_iter()
+            .filter_map(|change| match change {
+                Change::Gone { key, why, .. } => Some((key.last().to_owned(), why)),
+                _ => None,
+            })
+            .collect();
+        let expected = [
+            ("removed", Departure::Removed),
+            ("closed", Departure::Removed),
+            ("expired", Departure::Expired),
+        ];
+        assert_eq!(left, expected.map(|(name, why)| (name.to_owned(), why)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_who_takes_many_batches_misses_nothing() {
+        let store = MemoryStore::new();
+        let session = store.open(Duration::from_secs(3)).await.unwrap();
+        write(&store, &session, prefix().child("first").unwrap()).await;
+        let mut changes = store.watch(&prefix(), None).await.unwrap();
+        let at = told(&mut changes).last().and_then(Change::position);
+        let many = BATCH * 3 + 1;
+        for name in 0..many {
+            write(&store, &session, prefix().child(&name.to_string()).unwrap()).await;
+        }
+        assert_eq!(told(&mut changes).len(), many);
+        // Who comes back learns only after the last of them that this was all.
+        let told = told(&mut store.watch(&prefix(), at).await.unwrap());
+        assert_eq!(told.len(), many + 1);
+        let through = told
+            .iter()
+            .position(|change| matches!(change, Change::Progress(_)));
+        assert_eq!(through, Some(many));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_position_in_a_store_that_was_wiped_is_none_in_the_next() {
+        let store = MemoryStore::new();
+        let session = store.open(Duration::from_secs(3)).await.unwrap();
+        write(&store, &session, prefix().child("lost").unwrap()).await;
+        let mut changes = store.watch(&prefix(), None).await.unwrap();
+        let at = told(&mut changes).last().and_then(Change::position);
+        store.wipe();
+        let session = store.open(Duration::from_secs(3)).await.unwrap();
+        // The next one has come further already.
+        for name in 0..3 {
+            write(&store, &session, prefix().child(&name.to_string()).unwrap()).await;
+        }
+        for mut changes in [changes, store.watch(&prefix(), at).await.unwrap()] {
+            let told = told(&mut changes);
+            assert!(
+                matches!(&told[..], [Change::Reset { records, .. }] if records.len() == 3),
+                "{told:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_is_below_its_own_key_and_not_below_the_beginning_of_it() {
+        let store = MemoryStore::new();
+        let session = store.open(Duration::from_secs(3)).await.unwrap();
+        let own = prefix().child("own").unwrap();
+        write(&store, &session, own.clone()).await;
+        let longer = prefix().child("owner").unwrap();
+        write(&store, &session, longer.clone()).await;
+        let mut changes = store.watch(&own, None).await.unwrap();
+        let first = told(&mut changes);
+        assert!(
+            matches!(&first[..], [Change::Reset { records, .. }] if records.len() == 1 && records[0].key == own),
+            "{first:?}"
+        );
+        store.close(&session).await.unwrap();
+        let left = told(&mut changes);
+        assert!(
+            matches!(&left[..], [Change::Gone { key, .. }] if *key == own),
+            "{left:?}"
+        );
     }
 }

@@ -86,6 +86,18 @@ pub enum Flaw {
     SwallowsResets,
     /// A watch that goes on from a position tells what happened in between the other way round.
     TellsBackwards,
+    /// A watch that goes on from a position does not say when it has told what there was.
+    NeverThrough,
+    /// A watch that goes on from a position says that this was all before it has told it.
+    ThroughTooEarly,
+    /// What a watch tells carries a position that it has not come to yet.
+    RunsAhead,
+    /// Of what waits for a reader, only so much is told.
+    DropsPastABatch,
+    /// An expiry is told with the next change only.
+    TellsExpiryWithTheNext,
+    /// A prefix matches whatever begins with its text.
+    MatchesTextPrefixes,
     /// A watch that broke is silent for ever.
     SilentForEver,
     /// A page of a list lacks its last record.
@@ -139,9 +151,15 @@ pub const FLAWS: &[(&str, Flaw)] = &[
     ("W2", Flaw::TellsTakeoverAsRemoval),
     ("W2", Flaw::ConfusesDepartures),
     ("W2", Flaw::TellsTwice),
+    ("W2", Flaw::TellsExpiryWithTheNext),
+    ("W2", Flaw::MatchesTextPrefixes),
     ("W3", Flaw::ForgetsWhatWasMissed),
     ("W3", Flaw::SwallowsResets),
     ("W3", Flaw::TellsBackwards),
+    ("W3", Flaw::NeverThrough),
+    ("W3", Flaw::ThroughTooEarly),
+    ("W3", Flaw::RunsAhead),
+    ("W3", Flaw::DropsPastABatch),
     ("W4", Flaw::ForgetsWhatWasMissed),
     ("W5", Flaw::SilentForEver),
     ("W6", Flaw::SkipsAtPageEnd),

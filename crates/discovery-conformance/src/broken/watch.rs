@@ -4,11 +4,15 @@ use std::{collections::HashSet, fmt, future::ready};
 
 use discovery_core::{
     DiscoveryError,
-    store::{Change, Changes, Departure, Position, RecordKey},
+    store::{Change, Changes, Departure, Position, Record, RecordKey},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Broken, Flaw, lock};
+
+/// How much waits for a reader at most, where all but a batch of it is dropped.
+const CHUNK: usize = 1_024;
+const BATCH: usize = 256;
 
 impl Broken {
     pub(super) async fn flawed_watch(
@@ -35,14 +39,44 @@ impl Broken {
             begun: after.is_some(),
             known: HashSet::new(),
             missed: after.map(|_| Vec::new()),
+            others: self.beside(prefix).await,
         };
         let changes = self.inner.watch(prefix, after).await?;
+        if self.has(Flaw::DropsPastABatch) {
+            let told = changes
+                .ready_chunks(CHUNK)
+                .map(|chunk| stream::iter(chunk).take(BATCH));
+            return Ok(Box::pin(told.flatten()));
+        }
+        if let (Flaw::ThroughTooEarly, Some(after)) = (self.flaw, after) {
+            let through = stream::once(ready(Ok(Change::Progress(after))));
+            return Ok(Box::pin(through.chain(changes)));
+        }
         let changes = changes.flat_map(move |change| stream::iter(flawed.tell(change)));
         if self.has(Flaw::SilentForEver) {
             let until_broken = changes.take_while(|change| ready(change.is_ok()));
             return Ok(Box::pin(until_broken.chain(stream::pending())));
         }
         Ok(Box::pin(changes))
+    }
+}
+
+impl Broken {
+    /// What lies beside a prefix but begins with its text.
+    async fn beside(&self, prefix: &RecordKey) -> Vec<Record> {
+        if !self.has(Flaw::MatchesTextPrefixes) {
+            return Vec::new();
+        }
+        let written: Vec<_> = lock(&self.written).iter().map(|(key, _)| key.clone()).collect();
+        let beside = written
+            .into_iter()
+            .filter(|key| key.as_str().starts_with(prefix.as_str()) && !key.starts_with(prefix));
+        let beside: Vec<_> = beside.collect();
+        let found = self.inner.get(&beside).await;
+        found
+            .into_iter()
+            .filter_map(|found| found.ok().flatten())
+            .collect()
     }
 }
 
@@ -62,6 +96,8 @@ struct FlawedWatch {
     known: HashSet<RecordKey>,
     /// What was missed, until all of it is there; nothing in a watch that begins anew.
     missed: Option<Vec<Change>>,
+    /// What does not belong to it, for its snapshots.
+    others: Vec<Record>,
 }
 
 impl FlawedWatch {
@@ -87,6 +123,13 @@ impl FlawedWatch {
                 vec![Change::Gone { key, at, why }]
             }
             (Flaw::TellsBackwards, change) => self.backwards(change),
+            (Flaw::NeverThrough, Change::Progress(_)) => Vec::new(),
+            (Flaw::RunsAhead, change) => vec![ahead(change)],
+            (Flaw::TellsExpiryWithTheNext, change) => self.with_the_next(change),
+            (Flaw::MatchesTextPrefixes, Change::Reset { records, as_of }) => {
+                let records = records.iter().chain(&self.others).cloned().collect();
+                vec![Change::Reset { records, as_of }]
+            }
             (_, change) => vec![change],
         };
         tell.into_iter().map(Ok).collect()
@@ -108,6 +151,19 @@ impl FlawedWatch {
         vec![change]
     }
 
+    fn with_the_next(&mut self, change: Change) -> Vec<Change> {
+        let kept = self.missed.get_or_insert_default();
+        if let Change::Gone {
+            why: Departure::Expired,
+            ..
+        } = change
+        {
+            kept.push(change);
+            return Vec::new();
+        }
+        kept.drain(..).chain([change]).collect()
+    }
+
     fn backwards(&mut self, change: Change) -> Vec<Change> {
         match (&mut self.missed, change) {
             (Some(missed), change @ (Change::Put(_) | Change::Gone { .. })) => {
@@ -119,6 +175,29 @@ impl FlawedWatch {
                 missed.into_iter().rev().chain([change]).collect()
             }
         }
+    }
+}
+
+fn ahead(change: Change) -> Change {
+    let further = |at: Position| Position {
+        seq: at.seq + 1,
+        ..at
+    };
+    match change {
+        Change::Reset { records, as_of } => Change::Reset {
+            records,
+            as_of: as_of.map(further),
+        },
+        Change::Put(record) => Change::Put(Record {
+            at: record.at.map(further),
+            ..record
+        }),
+        Change::Gone { key, at, why } => Change::Gone {
+            key,
+            at: at.map(further),
+            why,
+        },
+        Change::Progress(at) => Change::Progress(further(at)),
     }
 }
 

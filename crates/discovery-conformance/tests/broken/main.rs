@@ -2,6 +2,7 @@
 //!
 //! With `--table`, prints every line of the contract with its twins and what catches them.
 
+mod least;
 mod twins;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
@@ -9,7 +10,7 @@ use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 use discovery_conformance::{Harness, TrialOutcome, numbers, run_number};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use self::twins::{Twin, sound, twins};
+use self::twins::{Twin, least, sound, twins};
 
 fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--table") {
@@ -17,6 +18,8 @@ fn main() -> ExitCode {
     }
     let mut trials: Vec<_> = twins().into_iter().map(trial).collect();
     trials.extend(twins_by_number().into_keys().map(control));
+    let watches = numbers().into_iter().filter(|number| number.starts_with('W'));
+    trials.extend(watches.map(modest));
     trials.push(Trial::test("every_line_has_a_twin", every_line_has_a_twin));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -40,6 +43,20 @@ fn control(number: &'static str) -> Trial {
             false => Err(Failed::from(failed.join(", "))),
         }
     })
+}
+
+/// No trial of watches asks for more than a store must tell.
+fn modest(number: &'static str) -> Trial {
+    Trial::test(
+        format!("{number}::passes_with_the_least_that_must_be_told"),
+        move || {
+            let failed = failures(&least(), number);
+            match failed.is_empty() {
+                true => Ok(()),
+                false => Err(Failed::from(failed.join(", "))),
+            }
+        },
+    )
 }
 
 /// Lines about the manager are tried over scripted sources, and its own races are planted in

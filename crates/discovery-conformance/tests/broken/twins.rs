@@ -13,6 +13,8 @@ use discovery_core::{
 use discovery_memory::{MemoryConfig, MemoryStore, MemorySystem};
 use discovery_records::Renewing;
 
+use crate::least::Least;
+
 /// A backend that breaks a line of the contract.
 pub(crate) struct Twin {
     pub(crate) number: &'static str,
@@ -46,6 +48,20 @@ pub(crate) fn sound(number: &str) -> Arc<dyn Harness> {
         "S5" | "S6" | "S7" => Arc::new(Guarded(SOUND)),
         _ => Arc::new(harness(None)),
     }
+}
+
+/// A backend without a flaw that tells no more than it must.
+pub(crate) fn least() -> Arc<dyn Harness> {
+    Arc::new(InProcess {
+        make_store: Box::new(|| {
+            let memory = MemoryStore::new();
+            StoreUnderTest {
+                store: Arc::new(Least(Arc::new(memory.clone()))),
+                wipe: Box::new(move || memory.wipe()),
+            }
+        }),
+        ..harness(None)
+    })
 }
 
 fn harness(flaw: Option<Flaw>) -> InProcess {

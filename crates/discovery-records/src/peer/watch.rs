@@ -65,3 +65,65 @@ fn reason(why: Departure) -> RemovalReason {
         _ => RemovalReason::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use discovery_core::{ErrorKind, InstanceId, WorkerAddress};
+
+    use super::*;
+
+    fn peer(id: InstanceId, address: &str) -> PeerInfo {
+        PeerInfo::new(id, WorkerAddress::from_bytes(address))
+    }
+
+    fn told(event: ViewEvent<PeerInfo>) -> Vec<PeerEvent> {
+        peer_events(event, &"there".into())
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    #[test]
+    fn why_a_peer_left_is_passed_on() {
+        for (why, expected) in [
+            (Departure::Removed, RemovalReason::Unregistered),
+            (Departure::Expired, RemovalReason::Expired),
+            (Departure::Unknown, RemovalReason::Unknown),
+        ] {
+            let item = peer(InstanceId::new_v4(), "x");
+            let event = ViewEvent::Removed {
+                item: item.clone(),
+                why,
+            };
+            let [PeerEvent::Removed { peer, reason }] = &told(event)[..] else {
+                panic!("{why:?}");
+            };
+            assert_eq!((peer, *reason), (&item, expected));
+        }
+    }
+
+    #[test]
+    fn another_instance_in_the_place_of_one_tells_not_why_that_left() {
+        let [one, other] = [(); 2].map(|()| peer(InstanceId::new_v4(), "x"));
+        let event = ViewEvent::Modified {
+            previous: one.clone(),
+            item: other.clone(),
+        };
+        let [PeerEvent::Removed { peer, reason }, PeerEvent::Added(came)] = &told(event)[..] else {
+            panic!("not a removal and an arrival");
+        };
+        assert_eq!((peer, *reason, came), (&one, RemovalReason::Unknown, &other));
+    }
+
+    #[test]
+    fn an_interruption_names_what_is_interrupted() {
+        let error = DiscoveryError::new(ErrorKind::Unavailable, "gone");
+        let [PeerEvent::Interrupted(error)] = &told(ViewEvent::Interrupted(error))[..] else {
+            panic!("no interruption");
+        };
+        assert_eq!(
+            (error.system(), error.operation()),
+            (Some("there"), Some("watch"))
+        );
+    }
+}

@@ -19,6 +19,7 @@ trials! { "manager":
     "M4" an_event_clears_a_remembered_not_found [Register, Watch];
     "M8" who_leaves_is_forgotten_at_once [Register, Watch];
     "M8" who_expires_is_forgotten_at_once [Register, Watch, Expiry];
+    "M8" an_interruption_takes_nothing_away [];
     "M8" the_local_peer_stays_whatever_a_watch_tells [Register, Watch];
     "M10" who_was_replaced_is_learned_as_soon_as_a_source_knows [Register, Watch];
     "M10" who_was_replaced_during_an_outage_is_learned_after_it [Register, Watch];
@@ -122,6 +123,26 @@ async fn who_expires_is_forgotten_at_once(ctx: Ctx) {
         is_unknown(&manager, id).await
     })
     .await;
+}
+
+async fn an_interruption_takes_nothing_away(ctx: Ctx) {
+    let ([source], known) = (sources(&ctx).await, peer());
+    let teller = source.watch_as_told();
+    let manager = manager_that_keeps(None, from_ref(&source), LONG).await;
+    tell(&teller, PeerEvent::Snapshot(Vec::new())).await;
+    source.act(Act::Give(known.clone()));
+    let lookup = || manager.discover_by_worker_id(known.worker_id());
+    assert_eq!(lookup().await.expect("found"), known);
+    source.act(Act::Fail(ErrorKind::Unavailable));
+    let lost = DiscoveryError::new(ErrorKind::Unavailable, "the watch was lost");
+    let suspects = vec![known.clone()];
+    for event in [PeerEvent::Interrupted(lost), PeerEvent::Resynced { suspects }] {
+        tell(&teller, event.clone()).await;
+        assert_eq!(lookup().await.expect("it is known"), known, "after {event:?}");
+    }
+    // It is still followed.
+    tell(&teller, removed(&known)).await;
+    assert!(lookup().await.is_err(), "it has left");
 }
 
 async fn the_local_peer_stays_whatever_a_watch_tells(ctx: Ctx) {

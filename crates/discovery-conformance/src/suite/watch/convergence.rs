@@ -17,7 +17,9 @@ trials! { "watch":
     "W3" folding_gives_the_list_whatever_happens [Watch];
     "W3" a_watch_may_break_after_any_item [Watch];
     "W3" a_reader_may_be_dropped_at_every_await [Watch];
+    "W3" a_reader_who_falls_behind_misses_nothing [Watch];
     "W3" a_reader_who_is_too_slow_misses_nothing_in_silence [Watch];
+    "W3" a_gap_ends_when_everything_that_was_missed_was_told [Watch];
     "W3" a_wiped_store_is_told [Watch];
     "W3" a_watch_that_has_missed_something_is_found_out [Watch];
 }
@@ -150,15 +152,24 @@ async fn a_reader_may_be_dropped_at_every_await(ctx: Ctx) {
     }
 }
 
+async fn a_reader_who_falls_behind_misses_nothing(ctx: Ctx) {
+    unread(ctx, 2).await;
+}
+
 async fn a_reader_who_is_too_slow_misses_nothing_in_silence(ctx: Ctx) {
+    // More than anybody keeps for a reader who does not read.
+    unread(ctx, 20).await;
+}
+
+/// Nobody reads while 500 peers move so many times, and some leave and come.
+async fn unread(ctx: Ctx, rounds: usize) {
     let system = ctx.backend.connect(&without_hold(&ctx)).await.expect("connected");
     let watch = peers_of(&*system).watch().expect("the system watches");
     let mut fleet = Fleet::start(&ctx).await;
     let old = fleet.add(500).await;
     let mut events = watch.watch_peers().await.expect("a watch");
     let first = events.next().await;
-    // More than anybody keeps for a reader who does not read.
-    for round in 0..20 {
+    for round in 0..rounds {
         let moved: Vec<_> = old
             .iter()
             .map(|peer| {
@@ -180,6 +191,30 @@ async fn a_reader_who_is_too_slow_misses_nothing_in_silence(ctx: Ctx) {
     let watcher = Watcher::resume(watch, events, seen);
     watcher.comes_to(settling(&ctx), &fleet.peers()).await;
     watcher.comes_to_the_list(Duration::ZERO).await;
+}
+
+async fn a_gap_ends_when_everything_that_was_missed_was_told(ctx: Ctx) {
+    let (faulty, system) = ctx.faulty_with(&without_hold(&ctx)).await;
+    let mut fleet = Fleet::start(&ctx).await;
+    let old = fleet.add(20).await;
+    let watcher = Watcher::start(&*peers_of(&*system)).await;
+    eventually(ctx.propagation(), || async { watcher.peers().len() == 20 }).await;
+    faulty.set(Mode::Cut);
+    eventually(ctx.propagation(), || async { watcher.interruptions() == 1 }).await;
+    // More than anybody tells at once.
+    fleet.add(600).await;
+    for peer in &old[..5] {
+        fleet.remove(peer).await;
+    }
+    sleep(ctx.propagation()).await;
+    faulty.set(Mode::Pass);
+    eventually(settling(&ctx), || async { watcher.resyncs() == 1 }).await;
+    watcher.comes_to(Duration::ZERO, &fleet.peers()).await;
+    let events = watcher.events();
+    assert!(
+        matches!(events.last(), Some(PeerEvent::Resynced { .. })),
+        "{events:?}"
+    );
 }
 
 async fn a_wiped_store_is_told(ctx: Ctx) {

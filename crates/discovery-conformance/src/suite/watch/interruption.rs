@@ -96,22 +96,33 @@ async fn a_mass_removal_in_a_snapshot_is_held_and_then_believed(ctx: Ctx) {
         panic!("{told:?}");
     };
     assert_eq!(suspects.len(), 12, "{told:?}");
-    // Nothing leaves before its time, whatever other snapshots come.
+    // Nothing leaves before its time, whatever other snapshots come: one that lacks as much
+    // again, and one of a fleet so large that twelve are not many.
+    sleep(how.ttl / 2).await;
+    lose_and_resync(&ctx, &faulty, &mut fleet, &watcher, 0).await;
+    let others = fleet.add(14).await.len();
+    eventually(ctx.propagation(), || async {
+        watcher.peers().len() == 12 + others
+    })
+    .await;
+    lose_and_resync(&ctx, &faulty, &mut fleet, &watcher, others).await;
+    let held = || watcher.peers().len() - others;
     while resynced.elapsed() < how.ttl.saturating_sub(ctx.ttl()) {
-        assert_eq!(watcher.peers().len(), 12, "after {:?}", resynced.elapsed());
+        assert_eq!(held(), 12, "after {:?}", resynced.elapsed());
         sleep(Duration::from_millis(25)).await;
     }
-    let again = watcher.resyncs();
-    faulty.set(Mode::Cut);
-    eventually(ctx.propagation(), || async { watcher.interruptions() > again }).await;
-    faulty.set(Mode::Pass);
     let left = (how.ttl + Duration::from_secs(1)).saturating_sub(resynced.elapsed());
-    watcher.comes_to(left, &[]).await;
+    watcher.comes_to(left, &fleet.peers()).await;
     assert!(
         resynced.elapsed() + Duration::from_millis(100) >= how.ttl,
         "believed after {:?}",
         resynced.elapsed()
     );
+    let polite = watcher.count(|event| {
+        let polite = RemovalReason::Unregistered;
+        matches!(event, PeerEvent::Removed { reason, .. } if *reason == polite)
+    });
+    assert_eq!(polite, 0, "{:?}", watcher.events());
 }
 
 /// The store loses everything while nobody can hear it; `back` of the peers are written again.

@@ -6,8 +6,9 @@ use discovery_core::{
     ErrorKind, PeerInfo, WorkerAddress,
     limit::{CALL_DEADLINE, CONNECT_DEADLINE},
     peer::{PeerDiscovery, PeerEvent, RemovalReason},
-    store::{Expect, Record, Write, Writer},
+    store::{Expect, Record, RecordKey, Write, Writer},
 };
+use discovery_records::peer::encode;
 use futures_util::{FutureExt, StreamExt};
 use tokio::{
     runtime::Handle,
@@ -28,7 +29,9 @@ trials! { "watch":
     "W2" an_expiry_is_told_once [Register, Watch, Expiry];
     "W2" renewals_and_takeovers_are_no_events [Register, Watch];
     "W2" what_stands_instead_is_told_as_what_it_is [Watch];
+    "W2" who_leaves_did_not_expire [Register, Watch];
     "W2" clusters_do_not_hear_of_each_other [Register, Watch];
+    "W2" what_only_begins_like_a_peer_is_not_heard_of [Watch];
     "W7" dropping_the_stream_releases_the_watch [Watch];
     "W7" restarts_leave_nothing_behind [Watch, ServerRestart];
 }
@@ -191,6 +194,50 @@ async fn what_stands_instead_is_told_as_what_it_is(ctx: Ctx) {
         .remove(0)
         .expect("written");
     watcher.comes_to(ctx.propagation(), &[second]).await;
+}
+
+async fn who_leaves_did_not_expire(ctx: Ctx) {
+    let (system, peers) = (ctx.connect().await, [peer(), peer(), peer()]);
+    let mut registrations = Vec::new();
+    for peer in &peers {
+        registrations.push(register(&*system, peer).await.expect("registered"));
+    }
+    let watcher = Watcher::start(&*ctx.peers().await).await;
+    eventually(ctx.propagation(), || async {
+        watcher.peers().len() == peers.len()
+    })
+    .await;
+    // The others stay for now; with the last one its session may end, too.
+    for registration in registrations {
+        registration.unregister().await.expect("unregistered");
+    }
+    watcher.comes_to(ctx.propagation(), &[]).await;
+    let expired = watcher.count(|event| {
+        let expired = RemovalReason::Expired;
+        matches!(event, PeerEvent::Removed { reason, .. } if *reason == expired)
+    });
+    assert_eq!(expired, 0, "{:?}", watcher.events());
+}
+
+async fn what_only_begins_like_a_peer_is_not_heard_of(ctx: Ctx) {
+    let others = ["peersx", "peers-b", "peers.c"];
+    let plant = async |peer: &PeerInfo, kind: &str| {
+        let key = RecordKey::try_new(&ctx.cluster, kind, &[ctx.key(peer).last()]).expect("a valid key");
+        ctx.plant(&key, encode(peer).expect("a valid peer")).await
+    };
+    for kind in others {
+        plant(&peer(), kind).await;
+    }
+    let peers = ctx.peers().await;
+    let watcher = Watcher::start(&*peers).await;
+    for kind in others {
+        plant(&peer(), kind).await;
+    }
+    let mut fleet = Fleet::start(&ctx).await;
+    fleet.add(1).await;
+    watcher.comes_to(ctx.propagation(), &fleet.peers()).await;
+    watcher.comes_to_the_list(ctx.propagation()).await;
+    assert_eq!(watcher.events_after(1).len(), 1, "{:?}", watcher.events());
 }
 
 async fn clusters_do_not_hear_of_each_other(ctx: Ctx) {

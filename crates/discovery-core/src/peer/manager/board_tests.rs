@@ -496,6 +496,7 @@ fn an_event_replaces_what_is_known_from_its_own_source_or_a_later_one() {
             replaced,
             "event of {event_of}, entry of {entry_of}"
         );
+        assert_eq!(known.source, event_of.min(entry_of), "who said so");
         board.left(event_of, key());
         assert_eq!(board.table().hit(key()).is_none(), replaced);
     }
@@ -532,6 +533,20 @@ fn an_event_of_one_peer_clears_no_not_found_of_another() {
     assert!(matches!(board.join(Question::Worker(key())), Joined::NotFound));
     board.begins(3, &[]);
     assert!(matches!(board.join(Question::Worker(key())), Joined::Lead(..)));
+}
+
+#[test]
+fn an_event_about_one_peer_detaches_no_lookup_of_another() {
+    let shard = |key: WorkerId| (key.as_u64() >> 32) as usize % SHARDS;
+    let mut others = std::iter::repeat_with(|| InstanceId::new_v4().worker_id());
+    let other = others.find(|other| shard(*other) == shard(key())).unwrap();
+    let board = board();
+    let ticket = lead(&board);
+    board.left(0, other);
+    assert!(matches!(board.join(Question::Worker(key())), Joined::Wait(_)));
+    board.left(0, key());
+    assert!(matches!(board.join(Question::Worker(key())), Joined::Lead(..)));
+    drop(ticket);
 }
 
 #[test]

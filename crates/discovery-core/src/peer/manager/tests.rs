@@ -94,6 +94,8 @@ enum Watching {
     EndsLater(Arc<AtomicU32>),
     /// Tells something all the time.
     Chatters,
+    /// Is never established; how often it was asked for.
+    NeverBegins(Arc<AtomicU32>),
 }
 
 #[async_trait]
@@ -110,14 +112,20 @@ impl PeerWatch for Watching {
                 let event = PeerEvent::Added(peer());
                 return Ok(Box::pin(futures_util::stream::repeat(event)));
             }
-            Self::EndsLater(count) => {
-                count.fetch_add(1, Ordering::Relaxed);
+            Self::Ends(count)
+            | Self::PanicsLater(count)
+            | Self::EndsLater(count)
+            | Self::NeverBegins(count) => count,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        match self {
+            Self::NeverBegins(_) => pending().await,
+            Self::EndsLater(_) => {
                 let snapshot = PeerEvent::Snapshot(Vec::new());
                 return Ok(Box::pin(futures_util::stream::iter([snapshot])));
             }
-            Self::Ends(count) | Self::PanicsLater(count) => count,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+            _ => {}
+        }
         let panics = matches!(self, Self::PanicsLater(_));
         Ok(Box::pin(futures_util::stream::poll_fn(move |_| {
             assert!(!panics, "as told");
@@ -132,14 +140,24 @@ async fn manager() -> PeerDiscoveryManager {
         .unwrap()
 }
 
+async fn asked_in_a_minute(manager: &PeerDiscoveryManager, watching: fn(Arc<AtomicU32>) -> Watching) -> u32 {
+    let count = Arc::<AtomicU32>::default();
+    let follow = follow::follow(manager.shared.clone(), 0, Arc::new(watching(count.clone())));
+    let _ = tokio::time::timeout(Duration::from_secs(60), follow).await;
+    count.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_never_established_is_tried_again() {
+    let asked = asked_in_a_minute(&manager().await, Watching::NeverBegins).await;
+    assert_eq!(asked, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_breaks_at_once_is_tried_again_and_not_all_the_time() {
     let manager = manager().await;
     for breaks in [Watching::Ends, Watching::PanicsLater, Watching::EndsLater] {
-        let count = Arc::<AtomicU32>::default();
-        let follow = follow::follow(manager.shared.clone(), 0, Arc::new(breaks(count.clone())));
-        let _ = tokio::time::timeout(Duration::from_secs(60), follow).await;
-        let asked = count.load(Ordering::Relaxed);
+        let asked = asked_in_a_minute(&manager, breaks).await;
         assert!((15..60).contains(&asked), "{asked} times in a minute");
     }
 }
