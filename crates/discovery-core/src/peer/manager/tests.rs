@@ -175,7 +175,7 @@ async fn a_watch_that_panics_or_hangs_disturbs_neither_lookups_nor_the_shutdown(
 
 #[test]
 fn a_watch_that_never_pauses_lets_others_run() {
-    let (done, finished) = std::sync::mpsc::channel();
+    let (done, finished) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(async {
