@@ -16,6 +16,7 @@
 
 use std::{
     collections::HashMap,
+    hash::BuildHasherDefault,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +26,7 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::table::{Hit, Table};
+use super::table::{Hit, IdHasher, Table};
 use crate::{
     DiscoveryError, ErrorKind,
     peer::{InstanceId, PeerInfo, WorkerId},
@@ -310,16 +311,9 @@ impl Board {
         }
     }
 
-    /// A source's watch begins or goes on, and confirms these peers: what is known from this
-    /// source or a later one and is not among them is forgotten.
-    pub(super) fn begins(&self, source: u16, peers: &[PeerInfo]) {
-        self.detach_all();
-        for identity in self.unconfirmed(source, peers) {
-            self.remove(identity);
-        }
-    }
-
-    fn detach_all(&self) {
+    /// Something happened that may concern every key: what was asked before it must not be
+    /// published after it.
+    pub(super) fn detach_all(&self) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.generation += 1;
@@ -327,8 +321,10 @@ impl Board {
         }
     }
 
-    fn unconfirmed(&self, source: u16, peers: &[PeerInfo]) -> Vec<super::table::Identity> {
-        let stand: HashMap<_, _> = peers.iter().map(|peer| (peer.worker_id(), peer)).collect();
+    /// What is known from this source or a later one and is not among these peers.
+    pub(super) fn unconfirmed(&self, source: u16, peers: &[PeerInfo]) -> Vec<super::table::Identity> {
+        let stand: HashMap<_, _, BuildHasherDefault<IdHasher>> =
+            peers.iter().map(|peer| (peer.worker_id(), peer)).collect();
         let gone = |peer: &PeerInfo, of| source <= of && stand.get(&peer.worker_id()) != Some(&peer);
         self.table.identify_all(gone)
     }

@@ -531,7 +531,7 @@ fn an_event_of_one_peer_clears_no_not_found_of_another() {
     board.land(ticket, landing(Answer::NotFound, 0));
     board.left(0, other.worker_id());
     assert!(matches!(board.join(Question::Worker(key())), Joined::NotFound));
-    board.begins(3, &[]);
+    begin(&board, 3, &[]);
     assert!(matches!(board.join(Question::Worker(key())), Joined::Lead(..)));
 }
 
@@ -577,6 +577,13 @@ fn an_event_clears_a_remembered_not_found() {
     }
 }
 
+fn begin(board: &Board, source: u16, peers: &[PeerInfo]) {
+    board.detach_all();
+    for identity in board.unconfirmed(source, peers) {
+        board.remove(identity);
+    }
+}
+
 #[test]
 fn a_watch_that_begins_forgets_what_it_does_not_confirm() {
     let same = hit(1, Answer::Old).answer.unwrap().peer;
@@ -594,7 +601,7 @@ fn a_watch_that_begins_forgets_what_it_does_not_confirm() {
             Joined::Lead(ticket, _) => ticket,
             other => panic!("{other:?}"),
         };
-        board.begins(source, &peers);
+        begin(&board, source, &peers);
         assert_eq!(board.table().hit(key()).is_some(), kept, "{source}: {peers:?}");
         board.land(under_way, hit(source, Answer::New));
         let published = board

@@ -4,19 +4,22 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use tokio::{
-    task::consume_budget,
+    task::{consume_budget, yield_now},
     time::{Instant, sleep, timeout},
 };
 
-use super::Shared;
+use super::{Shared, board::Board};
 use crate::{
     DiscoveryError, ErrorKind,
     backoff::Backoff,
-    peer::{PeerEvent, PeerWatch},
+    peer::{PeerEvent, PeerInfo, PeerWatch},
 };
 
 /// How long a source may take to establish its watch; each has a shorter bound of its own.
 const ESTABLISH: Duration = Duration::from_secs(30);
+
+/// Entries that are forgotten before others may run.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
 
 /// Follows a source's watch for ever. While it cannot be had, answers are kept for as long as
 /// they are without a watch.
@@ -37,6 +40,18 @@ pub(super) async fn follow(shared: Arc<Shared>, source: u16, watch: Arc<dyn Peer
     }
 }
 
+/// A watch begins or goes on, and confirms these peers: what is known from its source or a later
+/// one and is not among them is forgotten.
+async fn confirm(board: &Board, source: u16, peers: &[PeerInfo]) {
+    board.detach_all();
+    for some in board.unconfirmed(source, peers).chunks(FORGOTTEN_AT_ONCE) {
+        for identity in some {
+            board.remove(*identity);
+        }
+        yield_now().await;
+    }
+}
+
 /// Follows one stream to its end; why it ended.
 async fn one(shared: &Shared, source: u16, watch: &dyn PeerWatch, backoff: &mut Backoff) -> DiscoveryError {
     let mut events = match timeout(ESTABLISH, watch.watch_peers()).await {
@@ -47,14 +62,14 @@ async fn one(shared: &Shared, source: u16, watch: &dyn PeerWatch, backoff: &mut 
     let since = Instant::now();
     while let Some(event) = events.next().await {
         match event {
-            PeerEvent::Snapshot(peers) => shared.board.begins(source, &peers),
+            PeerEvent::Snapshot(peers) => confirm(&shared.board, source, &peers).await,
             PeerEvent::Added(peer) | PeerEvent::Modified { peer, .. } => shared.board.heard(source, peer),
             PeerEvent::Removed { peer, .. } => shared.board.left(source, peer.worker_id()),
             // What is known expires by itself while nothing is heard.
             PeerEvent::Interrupted(_) => {}
             // Who came and left while nothing was heard was perhaps looked up, but is in no
             // event: only what the source keeps for now is not asked for again.
-            PeerEvent::Resynced { suspects } => shared.board.begins(source, &suspects),
+            PeerEvent::Resynced { suspects } => confirm(&shared.board, source, &suspects).await,
         }
         // A stream that always has something to tell must not keep others from running.
         consume_budget().await;
