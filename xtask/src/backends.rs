@@ -15,6 +15,23 @@ pub(crate) const BACKENDS: &[Backend] = &[
         brings: &[],
     },
     Backend {
+        name: "etcd",
+        brings: &[
+            // Its client takes all of tonic, the server included.
+            "axum",
+            "axum-core",
+            "etcd-client",
+            "h2",
+            "http",
+            "hyper",
+            "hyper-util",
+            "prost",
+            "ring",
+            "rustls",
+            "tonic",
+        ],
+    },
+    Backend {
         name: "http",
         brings: &["http", "hyper", "hyper-util", "reqwest", "rustls", "url"],
     },

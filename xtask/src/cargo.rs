@@ -5,7 +5,7 @@
 use std::{
     env,
     io::{BufRead, BufReader, PipeReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
@@ -42,7 +42,26 @@ pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let name = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = program(&name);
     command.args(args);
+    if let Some(protoc) = protoc() {
+        command.env("PROTOC", protoc);
+    }
     command
+}
+
+/// The compiler that the client of etcd is built with, where the machine has none.
+fn protoc() -> Option<PathBuf> {
+    if env::var_os("PROTOC").is_some() || on_path("protoc").is_some() {
+        return None;
+    }
+    protoc_bin_vendored::protoc_bin_path().ok()
+}
+
+/// Finds a program on the `PATH`.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
 }
 
 /// The options that make cargo work on an example, and build it where the workspace is built.

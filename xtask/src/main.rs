@@ -8,6 +8,7 @@ mod features;
 mod libtest;
 mod matrix;
 mod report;
+mod services;
 mod table;
 mod test;
 mod twins;

@@ -17,6 +17,7 @@ use crate::{
     libtest::Reader,
     matrix::{Matrix, Totals},
     report::Report,
+    services::Services,
     workspace::{Target, Workspace},
 };
 
@@ -79,8 +80,9 @@ fn try_run(workspace: &Workspace, args: &Args) -> Result<Totals> {
     for (example, workspace) in &found {
         runs.push(choose_example(workspace, example, args)?);
     }
+    let services = Services::prepare(workspace.target_directory(), &chosen);
     let report = match build(&runs) {
-        Ok(programs) => test(workspace, args, &runs, &folder, programs)?,
+        Ok(programs) => test(workspace, args, &runs, &folder, &services, programs)?,
         Err(error) => Report::broken(format!("the tests do not build: {error:#}")),
     };
     let path = folder.join("matrix.json");
@@ -200,6 +202,7 @@ fn test(
     args: &Args,
     runs: &[Run<'_>],
     folder: &Path,
+    services: &Services,
     programs: BTreeMap<String, String>,
 ) -> Result<Report> {
     let mut names = programs.clone();
@@ -211,7 +214,7 @@ fn test(
     let mut reader = Reader::new(names);
     let mut statuses = Vec::new();
     for run in runs {
-        let status = cargo::stream(command(args, &run.choice, folder), |line| {
+        let status = cargo::stream(command(args, &run.choice, folder, services), |line| {
             println!("{line}");
             reader.line(line);
         });
@@ -228,10 +231,11 @@ fn test(
     Ok(report)
 }
 
-fn command(args: &Args, choice: &[String], folder: &Path) -> Command {
+fn command(args: &Args, choice: &[String], folder: &Path, services: &Services) -> Command {
     let mut command = cargo::cargo(["test", "--all-features", "--no-fail-fast"]);
     command.args(choice);
     command.env("DISCOVERY_REPORT_DIR", folder);
+    services.tell(&mut command);
     // The lines are read, so they come without colour.
     command.env("CARGO_TERM_COLOR", "never");
     command.env_remove("DISCOVERY_SUITES");

@@ -9,6 +9,7 @@ mod member;
 mod proxy;
 mod report;
 mod runner;
+pub mod servers;
 mod suite;
 mod trial;
 

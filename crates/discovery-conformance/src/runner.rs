@@ -139,7 +139,7 @@ fn run_one(harness: &Arc<dyn Harness>, trial: &'static Trial) -> TrialOutcome {
     let outcome = runtime.block_on(async {
         let backend = match harness.start().await {
             Ok(backend) => Arc::from(backend),
-            Err(reason) if names(REQUIRE).contains(harness.name()) => return TrialOutcome::Failed(reason),
+            Err(reason) if is_required(harness.name()) => return TrialOutcome::Failed(reason),
             Err(reason) => return TrialOutcome::Ignored(reason),
         };
         let name = format!("{}-{}", trial.number, InstanceId::new_v4());
@@ -171,6 +171,11 @@ fn runtime(timing: Timing, trial: &Trial) -> Runtime {
         _ => Builder::new_current_thread().enable_all().build(),
     };
     built.expect("a runtime")
+}
+
+/// Whether the absence of a backend's server is a failure.
+pub(crate) fn is_required(backend: &str) -> bool {
+    names(REQUIRE).contains(backend)
 }
 
 fn names(variable: &str) -> BTreeSet<String> {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use discovery_core::{DiscoveryError, DiscoverySystem, SystemUrl};
 
 /// Schemes, the cargo feature that each needs, and whether it can be used here.
-const SCHEMES: [(&str, &str, bool); 3] = [
+const SCHEMES: [(&str, &str, bool); 5] = [
     ("memory", "memory", cfg!(feature = "memory")),
     ("http", "http", cfg!(feature = "http")),
-    // Refused by its backend until there is TLS.
+    ("etcd", "etcd", cfg!(feature = "etcd")),
+    // Refused by their backends until there is TLS.
     ("https", "http", false),
+    ("etcds", "etcd", false),
 ];
 
 /// Connects to the system that a URL names, and checks that it is there.
@@ -34,6 +36,11 @@ pub async fn connect(url: &str) -> Result<Arc<dyn DiscoverySystem>, DiscoveryErr
             let config = discovery_http::HttpConfig::from_url(url)?;
             Ok(Arc::new(discovery_http::HttpSystem::connect(config).await?))
         }
+        #[cfg(feature = "etcd")]
+        "etcd" | "etcds" => {
+            let config = discovery_etcd::EtcdConfig::from_url(url)?;
+            Ok(Arc::new(discovery_etcd::EtcdSystem::connect(config).await?))
+        }
         _ => lazily(url),
     }
 }
@@ -57,6 +64,11 @@ fn lazily(url: SystemUrl) -> Result<Arc<dyn DiscoverySystem>, DiscoveryError> {
         "http" | "https" => {
             let config = discovery_http::HttpConfig::from_url(url)?;
             Ok(Arc::new(discovery_http::HttpSystem::connect_lazy(config)?))
+        }
+        #[cfg(feature = "etcd")]
+        "etcd" | "etcds" => {
+            let config = discovery_etcd::EtcdConfig::from_url(url)?;
+            Ok(Arc::new(discovery_etcd::EtcdSystem::connect_lazy(config)?))
         }
         scheme => Err(unknown(scheme)),
     }
@@ -95,5 +107,23 @@ mod tests {
     fn a_backend_that_was_not_compiled_in_names_its_feature() {
         let error = connect_lazy("http://127.0.0.1:7400").unwrap_err();
         assert!(error.to_string().contains("feature `http`"), "{error}");
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    #[test]
+    fn etcd_was_not_compiled_in() {
+        for url in ["etcd://127.0.0.1:2379", "etcds://127.0.0.1:2379"] {
+            let error = connect_lazy(url).unwrap_err();
+            assert!(error.to_string().contains("feature `etcd`"), "{error}");
+        }
+    }
+
+    #[cfg(feature = "etcd")]
+    #[test]
+    fn etcd_is_connected_to_by_its_url() {
+        let system = connect_lazy("etcd://127.0.0.1:2379,127.0.0.1:2381?cluster=demo").unwrap();
+        assert_eq!((system.name(), system.cluster().as_str()), ("etcd", "demo"));
+        let error = connect_lazy("etcds://127.0.0.1:2379").unwrap_err();
+        assert!(error.to_string().contains("etcds"), "{error}");
     }
 }
