@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use discovery_core::{
     DiscoveryError, ErrorKind,
-    store::{Change, Changes, Departure, Position},
+    store::{Change, Changes, Departure, Position, Record},
 };
 use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
@@ -189,8 +189,6 @@ impl Watch {
 
     async fn next(&mut self) -> Option<Result<Change, DiscoveryError>> {
         loop {
-            // Changes of one revision have one position. They all come before any error, so
-            // that nobody goes on from there without the rest of them.
             if let Some(change) = self.ready.pop_front() {
                 return Some(Ok(change));
             }
@@ -229,8 +227,7 @@ impl Watch {
             .iter()
             .take_while(|(revision, _)| whole(*revision))
             .count();
-        let complete = self.partial.drain(..complete).map(|(_, change)| change);
-        self.ready.extend(complete);
+        self.ready.extend(told(self.partial.drain(..complete).collect()));
         let come = u64::try_from(message.revision).unwrap_or_default();
         if progress
             && self.in_order
@@ -283,6 +280,32 @@ impl Watch {
     }
 }
 
+/// Whole revisions as they are told: of several changes at one revision only the last bears the
+/// position, so that nobody goes on from there without the rest of them.
+fn told(complete: Vec<(i64, Change)>) -> Vec<Change> {
+    let mut later = None;
+    let mut told: Vec<_> = complete
+        .into_iter()
+        .rev()
+        .map(
+            |(revision, change)| match later.replace(revision) == Some(revision) {
+                true => without_position(change),
+                false => change,
+            },
+        )
+        .collect();
+    told.reverse();
+    told
+}
+
+fn without_position(change: Change) -> Change {
+    match change {
+        Change::Put(record) => Change::Put(Record { at: None, ..record }),
+        Change::Gone { key, why, .. } => Change::Gone { key, at: None, why },
+        other => other,
+    }
+}
+
 /// The next message. A server that says nothing is asked, and must answer.
 ///
 /// What has arrived is read first, however late: a reader who stays away for long is no reason to
@@ -318,6 +341,8 @@ async fn hear(
 
 #[cfg(test)]
 mod tests {
+    use discovery_core::{Cluster, store::RecordKey};
+
     use super::*;
 
     #[test]
@@ -340,6 +365,24 @@ mod tests {
         ] {
             assert_eq!(tells_progress_in_order(version), in_order, "{version}");
         }
+    }
+
+    #[test]
+    fn only_the_last_change_of_a_revision_bears_its_position() {
+        let gone = |name: &str, seq| {
+            let key = RecordKey::try_new(&Cluster::default(), "things", &[name]).unwrap();
+            let at = Some(Position { generation: 1, seq });
+            let why = Departure::Unknown;
+            Change::Gone { key, at, why }
+        };
+        let complete = [("a", 4), ("b", 5), ("c", 5), ("d", 5), ("e", 7)];
+        let complete = complete.map(|(name, seq): (_, i64)| (seq, gone(name, seq.unsigned_abs())));
+        let told = told(complete.into());
+        let positions: Vec<_> = told
+            .iter()
+            .map(|change| change.position().map(|at| at.seq))
+            .collect();
+        assert_eq!(positions, [Some(4), None, None, Some(5), Some(7)]);
     }
 
     #[test]

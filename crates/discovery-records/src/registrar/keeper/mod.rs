@@ -25,7 +25,7 @@ use super::{
 use discovery_core::backoff::{Backoff, FIRST, jitter};
 
 /// Records written by one call.
-const WRITE_BATCH: usize = 128;
+const WRITE_BATCH: usize = 960;
 /// Records removed at once.
 const REMOVALS: usize = 32;
 /// How long the keeper tries to say goodbye when nobody waits for it.
