@@ -139,8 +139,7 @@ fn too_fast(host: &str) -> Fault {
 }
 
 /// Whether the servers of a version say how far they have come only after they have told
-/// everything up to there. Earlier ones may say so first (etcd issue 15220, fixed in 3.4.25 and
-/// 3.5.8).
+/// everything up to there. Those before 3.4.25 and 3.5.8 may say so first.
 fn tells_progress_in_order(version: &str) -> bool {
     let mut numbers = version
         .split(['.', '-', '+'])

@@ -16,7 +16,7 @@ const ANSWER_BYTES: usize = 192 * 1_024 * 1_024;
 /// What to read.
 ///
 /// Reads are never transactions: servers before 3.4.23 and 3.5.7 may end with a panic when the caller
-/// of a transaction that only reads goes away (etcd issues 14110 and 14891).
+/// of a transaction that only reads goes away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Read {
     /// The first key.
