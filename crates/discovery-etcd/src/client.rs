@@ -10,7 +10,7 @@ mod stream;
 
 use std::{
     error::Error as _,
-    fmt,
+    fmt, io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -78,7 +78,7 @@ struct Connection {
     number: u64,
     /// With when it was last taken.
     client: Option<(etcd_client::Client, Instant)>,
-    /// Whether this connection, or one before it, has ever brought an answer.
+    /// Whether any connection to this server has ever brought an answer.
     answered: bool,
 }
 
@@ -251,9 +251,7 @@ impl Client {
         let outcome = timeout(left, ask(line)).await;
         let outcome =
             outcome.unwrap_or_else(|_| Err(Fault::silent(attempt.effect, &endpoint.host, attempt.limit)));
-        if attempt.way == Way::Shared {
-            endpoint.note(number, &outcome);
-        }
+        endpoint.note(number, &outcome);
         match outcome {
             Err(fault) => Err(self.explained(endpoint, fault).await),
             answer => answer,
@@ -329,18 +327,36 @@ impl Client {
             Reach::Broken if self.is_plaintext_to(endpoint) && probe::speaks_tls(host).await => {
                 Fault::speaks_tls(host)
             }
+            Reach::Broken if !endpoint.has_answered() => {
+                let refusal = self.refusal(host).await;
+                refusal
+                    .and_then(|cause| Fault::refused(&cause, host))
+                    .unwrap_or(fault)
+            }
             _ => fault,
         }
     }
 
+    /// What stands against a connection in TLS, which not every connection gets to know.
+    async fn refusal(&self, host: &str) -> Option<io::Error> {
+        let (tls, name) = self.0.tls.as_ref()?.look(host).await?;
+        probe::refusal(host, tls, name).await
+    }
+
     /// Whether a server has never answered what was said to it without TLS.
     fn is_plaintext_to(&self, endpoint: &Endpoint) -> bool {
-        self.0.tls.is_none() && !lock(&endpoint.connection).answered
+        self.0.tls.is_none() && !endpoint.has_answered()
     }
 }
 
 impl Endpoint {
-    /// Learns from what came of a call over the connection of this number.
+    /// Whether anything was ever answered by this server.
+    fn has_answered(&self) -> bool {
+        lock(&self.connection).answered
+    }
+
+    /// Learns from what came of a call over the connection of this number; 0 is none of those
+    /// that are shared.
     fn note<T>(&self, number: u64, outcome: &Result<T, Fault>) {
         let reach = outcome.as_ref().err().map(|fault| fault.reach);
         let mut connection = lock(&self.connection);

@@ -8,7 +8,7 @@ mod tls;
 
 use std::{
     error::{self, Error as _},
-    iter,
+    io, iter,
     time::Duration,
 };
 
@@ -98,6 +98,11 @@ impl Fault {
     pub(crate) fn speaks_tls(host: &str) -> Self {
         let context = format!("{host} speaks TLS only: use etcds://");
         Self::new(Reach::NotSent, ErrorKind::InvalidConfig, Retry::Never, context)
+    }
+
+    /// What TLS says, if it is that which failed.
+    pub(crate) fn refused(cause: &io::Error, host: &str) -> Option<Self> {
+        tls::refused(cause, host)
     }
 
     /// A server that is spoken to in TLS does not speak it.
@@ -309,7 +314,7 @@ fn short(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
 

@@ -1,11 +1,15 @@
 //! Which servers are believed, and what they are shown.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use discovery_core::{DiscoveryError, SystemUrl};
 use etcd_client::{Identity, TlsOptions};
 use rustls::{
-    RootCertStore,
+    ClientConfig, RootCertStore,
+    crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
@@ -60,6 +64,38 @@ impl Tls {
         file::off_the_runtime(move || tls.load_now()).await
     }
 
+    /// The same for a look at a server beside all connections, with the name that it must show.
+    pub(crate) async fn look(&self, host: &str) -> Option<(ClientConfig, ServerName<'static>)> {
+        let (tls, name) = (self.clone(), self.name_of(host));
+        let look = file::off_the_runtime(move || tls.look_now());
+        look.await.ok().zip(name)
+    }
+
+    fn look_now(&self) -> Result<ClientConfig, DiscoveryError> {
+        let cannot = |cause| DiscoveryError::invalid_config("no TLS from these files").with_source(cause);
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(cannot)?
+            .with_root_certificates(self.roots()?);
+        let mut config = match (&self.cert_file, &self.key_file) {
+            (Some(cert), Some(key)) => {
+                let shown = certificates("cert_file", cert, &file::read("cert_file", cert)?)?;
+                let key = private_key(key, &file::read("key_file", key)?)?;
+                config.with_client_auth_cert(shown, key).map_err(cannot)?
+            }
+            _ => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    fn name_of(&self, endpoint: &str) -> Option<ServerName<'static>> {
+        let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = self.server_name.as_deref().unwrap_or(host);
+        ServerName::try_from(name.to_owned()).ok()
+    }
+
     fn load_now(&self) -> Result<TlsOptions, DiscoveryError> {
         let mut options = TlsOptions::new().trust_anchors(self.roots()?.roots);
         if let Some(name) = &self.server_name {
@@ -97,14 +133,18 @@ fn identity(cert: &Path, key: &Path) -> Result<Identity, DiscoveryError> {
     let pem = file::read("cert_file", cert)?;
     certificates("cert_file", cert, &pem)?;
     let key_pem = file::read("key_file", key)?;
-    // The cause might repeat some of it.
-    if PrivateKeyDer::from_pem_slice(&key_pem).is_err() {
-        return refuse(format!(
-            "{} has no private key in PEM",
-            file::named("key_file", key)
-        ));
-    }
+    private_key(key, &key_pem)?;
     Ok(Identity::from_pem(pem, key_pem))
+}
+
+fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, DiscoveryError> {
+    // The cause might repeat some of it.
+    PrivateKeyDer::from_pem_slice(pem).or_else(|_| {
+        refuse(format!(
+            "{} has no private key in PEM",
+            file::named("key_file", path)
+        ))
+    })
 }
 
 fn certificates(

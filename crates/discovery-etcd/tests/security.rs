@@ -23,8 +23,16 @@ use discovery_etcd::{EtcdConfig, EtcdStore, EtcdSystem, Password};
 use discovery_records::peer::peer_key;
 use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, Identity, TlsOptions};
 use futures_util::{StreamExt, future::join_all};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+    version::TLS13,
+};
 use support::{Authority, Folder, USER, Valid, admin, change_password, encrypted, guard_over, guarded};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// The time to live of what the tests register.
 const TTL: Duration = Duration::from_secs(2);
@@ -59,6 +67,7 @@ fn main() -> ExitCode {
             a_dead_server_keeps_nobody_from_logging_in,
             certificates_are_checked_on_both_sides,
             a_certificate_may_name_the_user,
+            a_refusal_after_the_connection_was_made_is_named,
             what_is_wrong_with_a_connection_is_named,
             files_that_cannot_be_used_are_named,
         ],
@@ -332,18 +341,30 @@ async fn a_new_password_is_taken_from_its_file(server: EtcdServer) {
 async fn a_dead_server_keeps_nobody_from_logging_in(server: EtcdServer) {
     for addresses in [[dead(), server.address()], [server.address(), dead()]] {
         let config = at(&addresses).with_user(USER, Secret::new(PASSWORD));
-        let (peers, peer) = (peers(config).await, peer());
+        let (peers, peer) = (self::peers(config).await, self::peer());
         let registration = register(&*peers, &peer).await;
         for _ in 0..20 {
             assert_found(&*peers, &peer).await;
         }
         registration.unregister().await.expect("unregistered");
     }
+    // Connections are made, since nobody refuses them, and nothing is ever answered.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = listener.local_addr().expect("an address");
+    let config = at(&[silent, server.address()]).with_user(USER, Secret::new(PASSWORD));
+    let (peers, peer) = (self::peers(config).await, self::peer());
+    let begun = Instant::now();
+    let registration = register(&*peers, &peer).await;
+    for _ in 0..20 {
+        assert_found(&*peers, &peer).await;
+    }
+    assert!(begun.elapsed() < RECOVERY, "after {:?}", begun.elapsed());
+    registration.unregister().await.expect("unregistered");
     // Nobody can be asked now, which is no reason not to begin.
     server.kill().await;
-    let system = EtcdSystem::connect_lazy(config(&server)).expect("no I/O");
+    let system = EtcdSystem::connect_lazy(self::config(&server)).expect("no I/O");
     let peers = system.peer_discovery().expect("it discovers peers");
-    let unknown = peer().worker_id();
+    let unknown = self::peer().worker_id();
     let error = peers.discover_by_worker_id(unknown).await.expect_err("down");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     server.resume().await;
@@ -388,6 +409,55 @@ async fn a_certificate_may_name_the_user(_: EtcdServer) {
     }
 }
 
+/// More than once: which end of a connection that is refused notices it first is chance.
+async fn assert_wants_a_certificate(config: &EtcdConfig) {
+    for _ in 0..10 {
+        let error = refused(config).await;
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{}", told(&error));
+        assert!(error.to_string().contains("cert_file"), "{error}");
+    }
+}
+
+/// Speaks TLS 1.3 only, in which a client has made its connection before the server has seen its
+/// certificate, as newer versions of etcd do.
+async fn refuse_after_connecting(listener: TcpListener, folder: &Folder, ours: &Authority) {
+    let (cert, key) = ours.sign(folder, "127.0.0.1", Valid::Now);
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_file(&ours.file).expect("an authority");
+    roots.add(authority).expect("an authority");
+    let provider = Arc::new(ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .expect("a version")
+        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(cert).expect("a certificate")],
+            PrivateKeyDer::from_pem_file(key).expect("a key"),
+        )
+        .expect("a configuration");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    listener.set_nonblocking(true).expect("a listener");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        acceptor.accept(stream).await.expect_err("no certificate");
+    }
+}
+
+async fn a_refusal_after_the_connection_was_made_is_named(_: EtcdServer) {
+    let folder = Folder::new();
+    let ours = Authority::new(&folder, "ours");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let config = at(&[address]).with_tls().with_ca_file(&ours.file);
+    tokio::select! {
+        () = refuse_after_connecting(listener, &folder, &ours) => {}
+        () = assert_wants_a_certificate(&config) => {}
+    }
+}
+
 async fn certificates_are_checked_on_both_sides(_: EtcdServer) {
     let folder = Folder::new();
     let [ours, others] = ["ours", "others"].map(|name| Authority::new(&folder, name));
@@ -396,9 +466,7 @@ async fn certificates_are_checked_on_both_sides(_: EtcdServer) {
     let stranger = showing(others.sign(&folder, "client", Valid::Now));
     let late = showing(ours.sign(&folder, "client", Valid::InThePast));
     for config in [&anybody, &stranger, &late] {
-        let error = refused(config).await;
-        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-        assert!(error.to_string().contains("cert_file"), "{error}");
+        assert_wants_a_certificate(config).await;
     }
     let (peers, peer) = (
         peers(showing(ours.sign(&folder, "client", Valid::Now))).await,

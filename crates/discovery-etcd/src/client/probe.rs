@@ -12,6 +12,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
 /// How long finding out may take.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -35,6 +36,19 @@ pub(super) async fn speaks_tls(host: &str) -> bool {
 pub(super) async fn speaks_plaintext(host: &str) -> bool {
     let answer = timeout(LIMIT, answer(host, PREFACE)).await;
     matches!(answer, Ok(Ok([.., SETTINGS])))
+}
+
+/// What a server has against a connection in TLS, or TLS against the server.
+///
+/// In TLS 1.3 a server says that it wants a certificate only after the client has begun to speak, and
+/// what speaks HTTP/2 keeps no more of that than its text, if that.
+pub(super) async fn refusal(host: &str, tls: ClientConfig, name: ServerName<'static>) -> Option<io::Error> {
+    let speaking = async {
+        let stream = TcpStream::connect(host).await?;
+        let mut stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
+        stream.read_u8().await
+    };
+    timeout(LIMIT, speaking).await.ok()?.err()
 }
 
 /// The first bytes that come back.

@@ -11,12 +11,7 @@ use super::{Fault, Reach, causes};
 /// What TLS has against a connection; nothing if it is something else that failed.
 pub(super) fn refusal(status: &Status, host: &str) -> Option<Fault> {
     if let Some(cause) = causes(status).find_map(of_tls) {
-        if matches!(cause, Error::InvalidMessage(_)) {
-            return Some(Fault::speaks_no_tls(host));
-        }
-        let (kind, context) = told(cause, host);
-        // Nobody who reads on answers a request that came over such a connection.
-        return Some(Fault::new(Reach::NotSent, kind, Retry::Never, context));
+        return Some(fault(cause, host));
     }
     // What fails below TLS stands behind one more cause.
     let connecting = causes(status).find_map(|cause| cause.downcast_ref::<ConnectError>());
@@ -26,6 +21,23 @@ pub(super) fn refusal(status: &Status, host: &str) -> Option<Fault> {
         let retry = Retry::Safe { after: None };
         Fault::new(Reach::HungUp, ErrorKind::Unavailable, retry, context)
     })
+}
+
+/// The same, of what failed to read or write; with its cause.
+pub(super) fn refused(cause: &io::Error, host: &str) -> Option<Fault> {
+    let cause = of_tls(cause)?;
+    let mut fault = fault(cause, host);
+    fault.error = fault.error.with_source(cause.clone());
+    Some(fault)
+}
+
+fn fault(cause: &Error, host: &str) -> Fault {
+    if matches!(cause, Error::InvalidMessage(_)) {
+        return Fault::speaks_no_tls(host);
+    }
+    let (kind, context) = told(cause, host);
+    // Nobody who reads on answers a request that came over such a connection.
+    Fault::new(Reach::NotSent, kind, Retry::Never, context)
 }
 
 fn is_the_end(cause: &(dyn error::Error + 'static)) -> bool {
