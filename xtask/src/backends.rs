@@ -28,6 +28,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
             "prost",
             "ring",
             "rustls",
+            "rustls-native-certs",
             "tonic",
         ],
     },

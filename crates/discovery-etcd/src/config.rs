@@ -1,11 +1,15 @@
 //! Where the servers are, and how long to wait for them.
 
-use std::{net::Ipv6Addr, time::Duration};
+use std::{net::Ipv6Addr, path::PathBuf, time::Duration};
 
 use discovery_core::{Cluster, DiscoveryError, SystemUrl, limit};
 use discovery_records::view::ViewConfig;
 
-use crate::key::Keys;
+use crate::{
+    credentials::{Credentials, Password},
+    key::Keys,
+    tls::Tls,
+};
 
 /// The time to live asked for unless told otherwise.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(10);
@@ -33,24 +37,34 @@ pub struct EtcdConfig {
     connect_timeout: Duration,
     timeout: Duration,
     view: ViewConfig,
+    credentials: Option<Credentials>,
+    encrypted: bool,
+    tls: Tls,
 }
 
 impl EtcdConfig {
-    /// The servers of one etcd cluster at `etcd://host[:port][,host[:port]…]`, everything else
-    /// by default. The port is 2379 unless given.
+    /// The servers of one etcd cluster at `etcd://[user:password@]host[:port][,host[:port]…]`,
+    /// or `etcds://` with TLS; everything else by default. The port is 2379 unless given.
     ///
     /// # Errors
     /// `InvalidConfig` for anything else.
     pub fn try_new(url: &str) -> Result<Self, DiscoveryError> {
-        let url: SystemUrl = url.parse()?;
-        Self::at(&url).and_then(|config| url.finish().map(|()| config))
+        let mut url: SystemUrl = url.parse()?;
+        let mut config = Self::at(&url)?;
+        config.credentials = Credentials::from_url(&mut url)?;
+        url.finish()?;
+        config.validate()?;
+        Ok(config)
     }
 
-    /// Reads `etcd://host[:port][,host[:port]…]` with the options `cluster`, `ttl`, `root`,
-    /// `connect_timeout`, `timeout` and those of [`ViewConfig::from_url`].
+    /// Reads `etcd://[user[:password]@]host[:port][,host[:port]…]`, or `etcds://` with TLS, with the
+    /// options `cluster`, `ttl`, `root`, `connect_timeout`, `timeout`, `user`, `password_file`,
+    /// `password_env`, `ca_file`, `cert_file`, `key_file`, `server_name` and those of
+    /// [`ViewConfig::from_url`]. No file is read yet.
     ///
     /// # Errors
-    /// `InvalidConfig` naming the part or option that cannot work.
+    /// `InvalidConfig` naming the part or option that cannot work, without repeating what may
+    /// be a secret.
     pub fn from_url(mut url: SystemUrl) -> Result<Self, DiscoveryError> {
         let mut config = Self::at(&url)?.with_cluster(url.take_cluster()?);
         config.ttl = url.take_ttl()?.unwrap_or(config.ttl);
@@ -58,6 +72,8 @@ impl EtcdConfig {
         let connect_timeout = url.take_duration("connect_timeout")?;
         config.connect_timeout = connect_timeout.unwrap_or(config.connect_timeout);
         config.timeout = url.take_duration("timeout")?.unwrap_or(config.timeout);
+        config.credentials = Credentials::from_url(&mut url)?;
+        config.tls = Tls::from_url(&mut url);
         config.view = ViewConfig::from_url(&mut url)?;
         url.finish()?;
         config.validate()?;
@@ -74,6 +90,9 @@ impl EtcdConfig {
             connect_timeout: limit::CONNECT_DEADLINE,
             timeout: limit::CALL_DEADLINE,
             view: ViewConfig::default(),
+            credentials: None,
+            encrypted: url.scheme() == "etcds",
+            tls: Tls::default(),
         })
     }
 
@@ -120,6 +139,45 @@ impl EtcdConfig {
     #[must_use]
     pub fn with_view(mut self, view: ViewConfig) -> Self {
         self.view = view;
+        self
+    }
+
+    /// Sets who asks; nobody in particular unless set. Without TLS, whoever is on the way
+    /// reads the password.
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>, password: impl Into<Password>) -> Self {
+        self.credentials = Some(Credentials::new(user.into(), password.into()));
+        self
+    }
+
+    /// Encrypts connections, as `etcds://` does.
+    #[must_use]
+    pub fn with_tls(mut self) -> Self {
+        self.encrypted = true;
+        self
+    }
+
+    /// Sets the file of the authorities, in PEM, of which one must have signed the certificates
+    /// of the servers; those that this system trusts unless set.
+    #[must_use]
+    pub fn with_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca_file = Some(path.into());
+        self
+    }
+
+    /// Sets the files, in PEM, of the certificate that servers are shown and of its key; none
+    /// unless set.
+    #[must_use]
+    pub fn with_client_certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        (self.tls.cert_file, self.tls.key_file) = (Some(cert.into()), Some(key.into()));
+        self
+    }
+
+    /// Sets the name that the certificates of the servers must be for; the host of each unless
+    /// set.
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
         self
     }
 
@@ -174,12 +232,34 @@ impl EtcdConfig {
         Keys::check_root(&self.root)?;
         check_wait("connect_timeout", self.connect_timeout)?;
         check_wait("timeout", self.timeout)?;
+        self.tls.validate(self.encrypted)?;
+        self.credentials.as_ref().map_or(Ok(()), Credentials::validate)?;
         self.view.validate()
+    }
+
+    /// The user that servers are asked as.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.credentials.as_ref().map(Credentials::user)
+    }
+
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
+    /// How connections are encrypted; nothing if they are not.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.encrypted.then_some(&self.tls)
+    }
+
+    /// The scheme of the URL that this would be.
+    fn scheme(&self) -> &'static str {
+        if self.encrypted { "etcds" } else { "etcd" }
     }
 
     /// Where this leads to, for messages.
     pub(crate) fn source(&self) -> String {
-        format!("etcd://{}", self.endpoints.join(","))
+        format!("{}://{}", self.scheme(), self.endpoints.join(","))
     }
 }
 
@@ -194,17 +274,11 @@ fn check_wait(name: &str, wait: Duration) -> Result<(), DiscoveryError> {
 /// Checks everything around the hosts; never repeats the user part or the path, which may hold
 /// a secret.
 fn check_parts(url: &SystemUrl) -> Result<(), DiscoveryError> {
-    match url.scheme() {
-        "etcd" => {}
-        "etcds" => {
-            return refuse("etcds:// is not supported yet: use etcd:// on a network that you trust");
-        }
-        other => return refuse(format!("{other}:// is not a URL of etcd: use etcd://")),
-    }
-    if url.user().is_some() {
-        return refuse(
-            "etcd:// takes no user or password yet: use a server without authentication, on a network that you trust",
-        );
+    if !matches!(url.scheme(), "etcd" | "etcds") {
+        let other = url.scheme();
+        return refuse(format!(
+            "{other}:// is not a URL of etcd: use etcd:// or etcds://"
+        ));
     }
     if !matches!(url.path(), "" | "/") {
         return refuse("etcd:// takes no path: choose the first segment of all keys with ?root=");
@@ -298,7 +372,6 @@ mod tests {
     #[test]
     fn what_cannot_work_is_named() {
         for (text, named) in [
-            ("etcds://h", "etcds"),
             ("http://h", "http"),
             ("etcd://", "host"),
             ("etcd://a,,b", "host"),
@@ -318,6 +391,12 @@ mod tests {
             ("etcd://h?check_every=1ms", "check_every"),
             ("etcd://h?colour=red", "colour"),
             ("etcd://h?cluster=a/b", "cluster"),
+            ("etcd://h?ca_file=ca.pem", "etcds"),
+            ("etcd://h?server_name=h", "etcds"),
+            ("etcds://h?cert_file=c.pem", "key_file"),
+            ("etcds://h?key_file=k.pem", "cert_file"),
+            ("etcds://h?server_name=a%20b", "server_name"),
+            ("etcd://me@h", "password"),
         ] {
             let error = from_url(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{text}");
@@ -329,9 +408,27 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_refused_without_being_repeated() {
-        let error = EtcdConfig::try_new("etcd://me:hunter2@h:80").unwrap_err();
+    fn a_password_is_taken_and_never_shown() {
+        let config = EtcdConfig::try_new("etcd://me:hunter2@h:80").unwrap();
+        assert_eq!(config.user(), Some("me"));
+        assert!(!format!("{config:?} {}", config.source()).contains("hunter2"));
+        let error = EtcdConfig::try_new("etcd://me:hunter2@h:x").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    }
+
+    #[test]
+    fn a_url_says_the_same_as_the_setters() {
+        let url = "etcds://h?user=me&password_env=PW&ca_file=ca&cert_file=c&key_file=k&server_name=n";
+        let config = EtcdConfig::try_new("etcd://h")
+            .unwrap()
+            .with_tls()
+            .with_user("me", Password::Env("PW".to_owned()))
+            .with_ca_file("ca")
+            .with_client_certificate("c", "k")
+            .with_server_name("n");
+        config.validate().unwrap();
+        assert_eq!(from_url(url).unwrap(), config);
+        assert_eq!(config.source(), "etcds://h:2379");
     }
 
     #[test]

@@ -4,15 +4,19 @@
 //! all that it gives; those texts are constants of its protocol
 //! (`api/v3rpc/rpctypes/error.go` of the server).
 
+mod tls;
+
 use std::{
     error::{self, Error as _},
-    iter,
+    io, iter,
     time::Duration,
 };
 
 use discovery_core::{DiscoveryError, ErrorKind, Retry};
 use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
+
+use crate::client::Gone;
 
 /// Name of the system in messages.
 pub(crate) const SYSTEM: &str = "etcd";
@@ -44,6 +48,8 @@ impl Effect {
 pub(crate) enum Reach {
     /// It certainly was not sent.
     NotSent,
+    /// The same: the server hung up when TLS was to begin.
+    HungUp,
     /// It may have been sent, and its connection is not to be trusted any more.
     Broken,
     /// There was no answer in time: the same, and waiting again would take as long.
@@ -54,6 +60,15 @@ pub(crate) enum Reach {
     Answered,
     /// The server's answer: it does not have this revision, not any more or not yet.
     NoRevision,
+    /// The server does not know any more who asks, and has done nothing.
+    Forgotten,
+}
+
+impl Reach {
+    /// Whether it is what the server says to what it was asked.
+    pub(crate) fn is_answer(self) -> bool {
+        matches!(self, Self::Answered | Self::NoRevision | Self::Forgotten)
+    }
 }
 
 /// Why a request failed.
@@ -69,6 +84,40 @@ impl Fault {
             .with_system(SYSTEM)
             .with_retry(retry);
         Self { reach, error }
+    }
+
+    /// What was found on this side, and is the same at every server.
+    pub(crate) fn own(error: DiscoveryError) -> Self {
+        Self {
+            reach: Reach::Answered,
+            error: error.with_system(SYSTEM),
+        }
+    }
+
+    /// A server that is spoken to in plaintext speaks TLS.
+    pub(crate) fn speaks_tls(host: &str) -> Self {
+        let context = format!("{host} speaks TLS only: use etcds://");
+        Self::new(Reach::NotSent, ErrorKind::InvalidConfig, Retry::Never, context)
+    }
+
+    /// What TLS says, if it is that which failed.
+    pub(crate) fn refused(cause: &io::Error, host: &str) -> Option<Self> {
+        tls::refused(cause, host)
+    }
+
+    /// A server that is spoken to in TLS does not speak it.
+    pub(crate) fn speaks_no_tls(host: &str) -> Self {
+        let context = format!("{host} does not speak TLS: use etcd://");
+        Self::new(Reach::NotSent, ErrorKind::InvalidConfig, Retry::Never, context)
+    }
+
+    /// The same failure of what had to come before a request, which therefore was not sent.
+    pub(crate) fn before_sending(mut self) -> Self {
+        match self.reach {
+            Reach::Broken | Reach::Silent | Reach::Elsewhere => self.reach = Reach::NotSent,
+            Reach::NotSent | Reach::HungUp | Reach::Answered | Reach::NoRevision | Reach::Forgotten => {}
+        }
+        self
     }
 
     /// The server answered with what it should not.
@@ -140,6 +189,14 @@ impl Fault {
 }
 
 fn from_status(status: &Status, effect: Effect, host: &str) -> Fault {
+    if let Some(fault) = tls::refusal(status, host) {
+        return fault;
+    }
+    if causes(status).any(|cause| cause.is::<Gone>()) {
+        let context = format!("the connection to {host} broke, and with it ended the login");
+        let retry = Retry::Safe { after: None };
+        return Fault::new(Reach::Forgotten, ErrorKind::Unavailable, retry, context);
+    }
     if was_not_sent(status) {
         let context = format!("cannot connect to {host}");
         let retry = Retry::Safe { after: None };
@@ -182,13 +239,16 @@ fn from_status(status: &Status, effect: Effect, host: &str) -> Fault {
             (Reach::Answered, ErrorKind::Unavailable, safe(Some(CROWDED)))
         }
         (Code::ResourceExhausted, _) => (Reach::Answered, ErrorKind::RateLimited, safe(Some(CROWDED))),
-        (Code::PermissionDenied | Code::Unauthenticated, _) => {
-            (Reach::Answered, ErrorKind::PermissionDenied, Retry::Never)
-        }
+        (Code::Unauthenticated, _) => (Reach::Forgotten, ErrorKind::PermissionDenied, Retry::Never),
+        (Code::PermissionDenied, _) => (Reach::Answered, ErrorKind::PermissionDenied, Retry::Never),
         (Code::InvalidArgument, text)
             if text.contains("authentication failed") || text.contains("user name is empty") =>
         {
             (Reach::Answered, ErrorKind::PermissionDenied, Retry::Never)
+        }
+        // Users or their rights were changed since the login.
+        (Code::InvalidArgument, text) if text.contains("revision of auth store is old") => {
+            (Reach::Forgotten, ErrorKind::PermissionDenied, Retry::Never)
         }
         (Code::InvalidArgument, text) if text.contains("request is too large") => {
             (Reach::Answered, ErrorKind::InvalidArgument, Retry::Never)
@@ -226,6 +286,10 @@ fn causes(status: &Status) -> impl Iterator<Item = &(dyn error::Error + 'static)
 pub(crate) fn canceled(reason: &str, host: &str) -> Fault {
     let context = format!("{host} ended the watch: {}", short(reason));
     // In-band, the reason is the only thing that tells.
+    if reason.contains("auth token") {
+        let kind = ErrorKind::PermissionDenied;
+        return Fault::new(Reach::Forgotten, kind, Retry::Safe { after: None }, context);
+    }
     if reason.contains("PermissionDenied") || reason.contains("permission denied") {
         return Fault::new(
             Reach::Answered,
@@ -250,7 +314,7 @@ fn short(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
 
@@ -267,7 +331,7 @@ mod tests {
             InvalidArgument, InvalidConfig, LeaseLost, PermissionDenied, RateLimited, Timeout, Unavailable,
             Unexpected, Unsupported,
         };
-        use Reach::{Answered, Elsewhere, NoRevision, Silent};
+        use Reach::{Answered, Elsewhere, Forgotten, NoRevision, Silent};
         let (safe, never, unknown) = (Retry::Safe { after: None }, Retry::Never, Retry::OutcomeUnknown);
         let later = Retry::Safe { after: Some(CROWDED) };
         // The code, the text, how far it came, the kind, and what a read and a write may do.
@@ -373,9 +437,17 @@ mod tests {
                 unknown,
             ),
             (
+                Code::InvalidArgument,
+                "etcdserver: revision of auth store is old",
+                Forgotten,
+                PermissionDenied,
+                never,
+                never,
+            ),
+            (
                 Code::Unauthenticated,
                 "etcdserver: invalid auth token",
-                Answered,
+                Forgotten,
                 PermissionDenied,
                 never,
                 never,
@@ -466,6 +538,18 @@ mod tests {
     }
 
     #[test]
+    fn who_was_logged_in_over_a_connection_that_is_gone_has_sent_nothing() {
+        let mut status = Status::new(Code::Unavailable, "x");
+        status.set_source(Arc::new(ConnectError(Gone.into())));
+        let (reach, kind, retry) = seen(status, Effect::Write);
+        let safe = Retry::Safe { after: None };
+        assert_eq!(
+            (reach, kind, retry),
+            (Reach::Forgotten, ErrorKind::Unavailable, safe)
+        );
+    }
+
+    #[test]
     fn the_cause_of_a_broken_connection_is_told_in_words() {
         let mut status = Status::new(Code::Unavailable, "tcp connect error");
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
@@ -489,6 +573,8 @@ mod tests {
     fn the_end_of_a_watch_is_read_from_its_reason() {
         let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
         assert_eq!(canceled(denied, "h:1").error.kind(), ErrorKind::PermissionDenied);
+        let expired = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
+        assert_eq!(canceled(expired, "h:1").reach, Reach::Forgotten);
         assert_eq!(canceled("", "h:1").error.kind(), ErrorKind::Unavailable);
     }
 }

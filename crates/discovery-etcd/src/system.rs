@@ -31,8 +31,10 @@ impl EtcdSystem {
     /// Connects: checks, within the connect deadline, that one of the servers answers.
     ///
     /// # Errors
-    /// `InvalidConfig`: a value cannot work. `Unavailable`, `Timeout`: no server answers.
-    /// `PermissionDenied`: the servers want to know who asks.
+    /// `InvalidConfig`: a value cannot work, a file that is named cannot be read, or one side
+    /// speaks TLS and the other does not. `Unavailable`: no server can be reached, or none has a
+    /// certificate that is to be trusted. `Timeout`: no server answers. `PermissionDenied`: the
+    /// servers do not believe who asks, want to know it, or want a certificate.
     pub async fn connect(config: EtcdConfig) -> Result<Self, DiscoveryError> {
         let system = Self::connect_lazy(config)?;
         let (cluster, limit) = (system.config.cluster(), system.config.connect_timeout());
@@ -40,7 +42,8 @@ impl EtcdSystem {
         Ok(system)
     }
 
-    /// Connects with the first call: the servers may be down for now.
+    /// Connects with the first call: the servers may be down for now, and files that are named
+    /// are not read yet.
     ///
     /// # Errors
     /// `InvalidConfig` naming the value that cannot work.
@@ -83,6 +86,8 @@ impl EtcdSystem {
             .with(Capability::Expiry)
             .with(Capability::StrongCollision)
             .with(Capability::MultiProcess)
+            .with(Capability::Authentication)
+            .with(Capability::Tls)
             .with(Capability::ServerRestart)
     }
 }

@@ -21,7 +21,7 @@ fn refused(args: &[&str], named: &str) {
 fn bad_urls_are_refused_by_every_command() {
     for (url, named) in [
         ("gopher://h", "gopher"),
-        ("etcds://h", "etcd"),
+        ("etcds://h?colour=red", "etcd"),
         ("h:7400", "system URL"),
         ("", "system URL"),
         ("https://h", "https"),

@@ -21,6 +21,19 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// How many ports are tried: another process may take one before the server does.
 const ATTEMPTS: u32 = 5;
 
+/// How a server differs from what it is by default.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct EtcdOptions {
+    /// The files of its certificate and key, in PEM: it speaks TLS, and nothing else.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The file of the authority, in PEM, that must have signed what clients show; they need show
+    /// nothing by default.
+    pub client_authority: Option<PathBuf>,
+    /// After how long without a call a login is forgotten, in whole seconds; 5 min by default.
+    pub token_ttl: Option<Duration>,
+}
+
 /// A server of etcd that is a cluster of its own, on loopback.
 ///
 /// It does not wait for its disk, and its ticks are short, so that it is there in about 0.2 s and
@@ -28,7 +41,9 @@ const ATTEMPTS: u32 = 5;
 pub struct EtcdServer {
     program: PathBuf,
     process: ServerProcess,
-    ports: [u16; 2],
+    options: EtcdOptions,
+    /// For clients, for other servers, and for those who ask how it is.
+    ports: [u16; 3],
 }
 
 impl EtcdServer {
@@ -37,14 +52,23 @@ impl EtcdServer {
     /// # Errors
     /// Why there is none on this machine: no program was found, or it does not run.
     pub async fn start() -> Result<Self, String> {
+        Self::start_with(EtcdOptions::default()).await
+    }
+
+    /// Starts a server that is not as by default.
+    ///
+    /// # Errors
+    /// Why there is none on this machine.
+    pub async fn start_with(options: EtcdOptions) -> Result<Self, String> {
         let program = program("etcd", "DISCOVERY_ETCD")?;
         let mut server = Self {
             program,
             process: ServerProcess::new("etcd")?,
-            ports: [0; 2],
+            options,
+            ports: [0; 3],
         };
         for attempt in 1.. {
-            server.ports = [free_port()?, free_port()?];
+            server.ports = [free_port()?, free_port()?, free_port()?];
             match server.run().await {
                 Err(_) if attempt < ATTEMPTS => server.wipe().await,
                 outcome => return outcome.map(|()| server),
@@ -117,7 +141,9 @@ impl EtcdServer {
     }
 
     fn command(&self) -> Command {
-        let [clients, peers] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let scheme = self.options.certificate.as_ref().map_or("http", |_| "https");
+        let [clients, peers, health] = [(scheme, 0), ("http", 1), ("http", 2)]
+            .map(|(scheme, port)| format!("{scheme}://127.0.0.1:{}", self.ports[port]));
         let mut command = Command::new(&self.program);
         // Its options may come from variables, too.
         for (variable, _) in std::env::vars_os() {
@@ -128,6 +154,9 @@ impl EtcdServer {
         command
             .args(["--name", "t0", "--unsafe-no-fsync"])
             .args(["--heartbeat-interval", "10", "--election-timeout", "100"])
+            // How hard it is to guess passwords does not matter here.
+            .args(["--bcrypt-cost", "4"])
+            .args(["--listen-metrics-urls", &health])
             .arg("--data-dir")
             .arg(self.data())
             .args([
@@ -144,7 +173,26 @@ impl EtcdServer {
             ])
             .arg("--initial-cluster")
             .arg(format!("t0={peers}"));
+        self.add_options(&mut command);
         command
+    }
+
+    fn add_options(&self, command: &mut Command) {
+        if let Some((certificate, key)) = &self.options.certificate {
+            command
+                .arg("--cert-file")
+                .arg(certificate)
+                .arg("--key-file")
+                .arg(key);
+        }
+        if let Some(authority) = &self.options.client_authority {
+            command
+                .args(["--client-cert-auth", "--trusted-ca-file"])
+                .arg(authority);
+        }
+        if let Some(ttl) = self.options.token_ttl {
+            command.args(["--auth-token-ttl", &ttl.as_secs().to_string()]);
+        }
     }
 
     /// Whether it says that it is healthy, which it is once it has a leader.
@@ -168,7 +216,7 @@ impl EtcdServer {
     }
 
     async fn health(&self) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(self.address()).await?;
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports[2])).await?;
         let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request).await?;
         let mut answer = String::new();

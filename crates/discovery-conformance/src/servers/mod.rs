@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use self::{
-    etcd::EtcdServer,
+    etcd::{EtcdOptions, EtcdServer},
     run::{Test, run},
 };
 
