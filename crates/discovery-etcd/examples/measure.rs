@@ -29,7 +29,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// Operations that the vendor's client sends in one transaction: the server's limit.
 const BATCH: usize = 128;
 /// Requests that this crate has in flight for one batched read.
-const IN_FLIGHT: usize = 8;
+const IN_FLIGHT: usize = 64;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
