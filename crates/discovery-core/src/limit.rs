@@ -34,6 +34,20 @@ pub fn ttl(ttl: Duration) -> Result<Duration, DiscoveryError> {
     )))
 }
 
+/// Checks the length of a record's body against [`BODY_BYTES`].
+///
+/// # Errors
+/// `InvalidArgument` naming both lengths.
+pub fn body(body: &[u8]) -> Result<(), DiscoveryError> {
+    if body.len() <= BODY_BYTES {
+        return Ok(());
+    }
+    let length = body.len();
+    Err(DiscoveryError::invalid_argument(format!(
+        "a body of {length} bytes; at most {BODY_BYTES} fit"
+    )))
+}
+
 /// Checks the length of a whole key against [`KEY_BYTES`].
 pub(crate) fn key(key: String) -> Result<String, DiscoveryError> {
     if key.len() <= KEY_BYTES {

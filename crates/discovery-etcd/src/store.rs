@@ -209,18 +209,6 @@ fn standing(key: &RecordKey, entry: Option<Entry>) -> Option<Record> {
     entry.map(|entry| scan::record(key.clone(), entry, None))
 }
 
-/// Refuses a body that no reader would take.
-fn check_body(item: &Write) -> Result<(), DiscoveryError> {
-    let length = item.body.len();
-    if length <= limit::BODY_BYTES {
-        return Ok(());
-    }
-    Err(DiscoveryError::invalid_argument(format!(
-        "body of {length} bytes; at most {} are allowed",
-        limit::BODY_BYTES
-    )))
-}
-
 /// Splits items into parts that fit one transaction, none with a key twice. One that is refused
 /// is a part of its own, so that it keeps no other from being written.
 fn parts(items: &[Write]) -> Vec<&[Write]> {
@@ -232,7 +220,7 @@ fn parts(items: &[Write]) -> Vec<&[Write]> {
         let refused = [Some(item), part.last()]
             .into_iter()
             .flatten()
-            .any(|item| check_body(item).is_err());
+            .any(|item| limit::body(&item.body).is_err());
         let full = part.len() == OPERATIONS || bytes + size > REQUEST_BYTES;
         if at > start && (full || twice || refused) {
             parts.push(part);
@@ -259,7 +247,7 @@ impl RecordStore for EtcdStore {
         };
         let mut answers = Vec::with_capacity(items.len());
         for part in parts(items) {
-            let outcome = match part.iter().try_for_each(check_body) {
+            let outcome = match part.iter().try_for_each(|item| limit::body(&item.body)) {
                 Ok(()) => self.write_part(lease, part, deadline).await,
                 Err(error) => Err(error),
             };

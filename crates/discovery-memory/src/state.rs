@@ -114,14 +114,7 @@ impl State {
     }
 
     pub(crate) fn write(&mut self, session: &Bytes, item: &Write) -> Result<Written, DiscoveryError> {
-        if item.body.len() > limit::BODY_BYTES {
-            let context = format!(
-                "a body of {} bytes; at most {} fit",
-                item.body.len(),
-                limit::BODY_BYTES
-            );
-            return Err(DiscoveryError::invalid_argument(context));
-        }
+        limit::body(&item.body)?;
         let lease = self.leases.get(session).ok_or_else(ended)?;
         if lease.fenced(&item.key, item.writer) || !self.stands(&item.key, &item.expect) {
             return Ok(Written::Conflict(self.record(&item.key)));

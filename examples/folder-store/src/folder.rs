@@ -163,10 +163,7 @@ impl Folder {
         item: &Write,
         at: Position,
     ) -> Result<Written, DiscoveryError> {
-        if item.body.len() > limit::BODY_BYTES {
-            let context = format!("a body of {} bytes is too long", item.body.len());
-            return Err(DiscoveryError::invalid_argument(context));
-        }
+        limit::body(&item.body)?;
         let standing = self.get(&item.key)?;
         let fence = (item.key.to_string(), item.writer.as_u128());
         if lease.fences.contains(&fence) || !as_expected(standing.as_ref(), &item.expect) {
