@@ -301,12 +301,7 @@ pub(crate) fn system_over(
         },
         view: connect.view,
     };
-    let renewed = store.clone();
-    let open_store = Box::new(move || {
-        let store = renewed.clone();
-        Box::pin(async move { Ok(store) }) as _
-    });
-    Arc::new(RecordSystem::new(config, store, open_store))
+    Arc::new(RecordSystem::sharing(config, store))
 }
 
 /// A peer that nobody else is.

@@ -43,12 +43,7 @@ impl MemorySystem {
             renewing: config.renewing(),
             view: config.view(),
         };
-        let renewed = store.clone();
-        let open_store = Box::new(move || {
-            let store = renewed.clone();
-            Box::pin(async move { Ok(store) }) as _
-        });
-        Ok(Self(RecordSystem::new(parts, store, open_store)))
+        Ok(Self(RecordSystem::sharing(parts, store)))
     }
 
     /// What every memory system declares.

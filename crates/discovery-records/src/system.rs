@@ -38,6 +38,16 @@ pub struct RecordSystem {
 }
 
 impl RecordSystem {
+    /// Looks things up and registers in the same `store`: for one that belongs to no runtime.
+    pub fn sharing(config: RecordSystemConfig, store: Arc<dyn RecordStore>) -> Self {
+        let renewed = store.clone();
+        let open_store = Box::new(move || {
+            let store = renewed.clone();
+            Box::pin(async move { Ok(store) }) as _
+        });
+        Self::new(config, store, open_store)
+    }
+
     /// Looks things up in `store`; registers through a store that `open_store` opens where
     /// renewal runs, once the first registration needs it.
     pub fn new(config: RecordSystemConfig, store: Arc<dyn RecordStore>, open_store: OpenStore) -> Self {
