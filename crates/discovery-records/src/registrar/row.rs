@@ -9,13 +9,13 @@ use std::{
 use bytes::Bytes;
 use discovery_core::{
     Deadline, DiscoveryError, ErrorKind, RegistrationState, Retry,
+    backoff::Backoff,
     registration::Status,
     store::{Expect, Held, Record, RecordKey, Version, Write, Writer},
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{Judge, REGISTER_BUDGET, RegistrarConfig};
-use discovery_core::backoff::Backoff;
 
 /// Takeovers that are tried without waiting in between.
 const TAKEOVERS: u32 = 4;

@@ -8,13 +8,13 @@ use std::{fmt::Debug, pin::Pin, sync::Arc, time::Duration};
 
 use discovery_core::{
     DiscoveryError,
+    backoff::jitter,
     store::{Record, RecordKey, RecordStore},
 };
 use futures_util::future::BoxFuture;
 use tokio::time::{Sleep, sleep};
 
 use super::{Fold, list};
-use discovery_core::backoff::jitter;
 
 /// How much longer than a list a watch may take to tell something, or the other way round.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,12 +4,11 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use discovery_core::{
     DiscoveryError, ErrorKind,
+    backoff::Backoff,
     store::{Change, Changes, Position, RecordKey, RecordStore},
 };
 use futures_util::{StreamExt, future::BoxFuture};
 use tokio::time::{Instant, Sleep, sleep};
-
-use discovery_core::backoff::Backoff;
 
 /// What came of following a store.
 #[derive(Debug)]

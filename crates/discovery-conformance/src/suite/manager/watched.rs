@@ -45,7 +45,7 @@ async fn watching(ctx: &Ctx) -> (Arc<Scripted>, PeerDiscoveryManager) {
 /// Waits until the manager hears of what happens.
 async fn follows(ctx: &Ctx, manager: &PeerDiscoveryManager) {
     let probe = peer();
-    let (_, record) = ctx.plant_peer(&probe).await;
+    ctx.plant_peer(&probe).await;
     let id = probe.worker_id();
     eventually(ctx.recovery(), || async {
         manager.discover_by_worker_id(id).await.is_ok()
@@ -54,7 +54,6 @@ async fn follows(ctx: &Ctx, manager: &PeerDiscoveryManager) {
     was_told(ctx).await;
     ctx.delete(&probe).await;
     eventually(ctx.recovery(), || async { is_unknown(manager, id).await }).await;
-    drop(record);
 }
 
 /// Waits until the watch must have told of what was written before: what comes and leaves

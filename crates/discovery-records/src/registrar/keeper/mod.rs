@@ -12,6 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use discovery_core::{
     Deadline, Moment,
+    backoff::{Backoff, FIRST, jitter},
     limit::TTL,
     store::{RecordStore, Session, Writer},
 };
@@ -22,7 +23,6 @@ use super::{
     desk::{Desk, Order},
     row::Row,
 };
-use discovery_core::backoff::{Backoff, FIRST, jitter};
 
 /// Records written by one call.
 const WRITE_BATCH: usize = 960;

@@ -1,6 +1,9 @@
 //! What is to be done next.
 
-use discovery_core::store::{Removal, Writer};
+use discovery_core::{
+    backoff::Backoff,
+    store::{Removal, Writer},
+};
 use tokio::time::Instant;
 
 use super::{Keeper, Leaving, REMOVALS, WRITE_BATCH};
@@ -8,7 +11,6 @@ use crate::registrar::{
     call::{self, Work},
     row::{Row, Stage},
 };
-use discovery_core::backoff::Backoff;
 
 /// What a call does about a row.
 #[derive(Clone, Copy, PartialEq, Eq)]

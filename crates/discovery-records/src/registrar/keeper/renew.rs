@@ -2,6 +2,7 @@
 
 use discovery_core::{
     DiscoveryError, ErrorKind,
+    backoff::{FIRST, jitter},
     store::{Kept, Record, Writer},
 };
 use tokio::time::Instant;
@@ -11,7 +12,6 @@ use crate::registrar::{
     call::{Answer, Renewed},
     row::{Row, Stage},
 };
-use discovery_core::backoff::{FIRST, jitter};
 
 impl Keeper {
     pub(super) fn renewed(&mut self, renewed: Renewed) {
